@@ -1,0 +1,142 @@
+"""The recipes that made the bundled weights: `python -m probe.zoo.train digits`, seeded, on two CPU cores.
+
+A recipe trains with plain SGD (Nesterov), one warm-up and a linear decay to zero, on images shifted and, where
+that keeps the class, mirrored at random.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from probe.data import DataSet, open_data
+from probe.zoo.networks import digits_vgg, resnet20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one bundled network is trained."""
+
+    network: Callable[[], nn.Module]
+    epochs: int
+    batch: int
+    rate: float
+    """Peak learning rate."""
+    decay: float
+    """Weight decay, thresholds included."""
+    shift: int
+    """Largest random shift, in pixels, in each direction."""
+    mirror: bool
+    bfloat16: bool
+
+
+RECIPES = {
+    "digits": Recipe(digits_vgg, epochs=60, batch=64, rate=0.05, decay=1e-3, shift=1, mirror=False, bfloat16=False),
+    "resnet20-cifar10": Recipe(
+        resnet20, epochs=45, batch=128, rate=0.1, decay=5e-4, shift=4, mirror=True, bfloat16=True
+    ),
+}
+
+
+def augment(images: Tensor, shift: int, mirror: bool, generator: torch.Generator) -> Tensor:
+    """Shift each image of (sample, channel, height, width) by up to `shift` pixels and mirror half of them.
+
+    What moves in from outside is the image's own smallest value, its background.
+    """
+    samples, _, height, width = images.shape
+    padded = F.pad(images, (shift,) * 4, value=float(images.min()) if not mirror else 0.0)
+    down = torch.randint(2 * shift + 1, (samples, 1), generator=generator) + torch.arange(height)
+    right = torch.randint(2 * shift + 1, (samples, 1), generator=generator) + torch.arange(width)
+    if mirror:
+        right = torch.where(torch.rand(samples, 1, generator=generator) < 0.5, right, right.flip(1))
+    return padded[torch.arange(samples)[:, None, None], :, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
+
+
+def evaluate(network: nn.Module, data: DataSet, batch: int = 200) -> float:
+    """Accuracy of the ANN, in [0, 1], in float32 and evaluation mode."""
+    network.eval()
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(data), batch):
+            index = np.arange(start, min(start + batch, len(data)))
+            right += int((network(torch.from_numpy(data.load(index))).argmax(1).numpy() == data.labels[index]).sum())
+    return right / len(data)
+
+
+def train(recipe: Recipe, data: DataSet, *, epochs: int, seed: int = 0, compiled: bool = False) -> nn.Module:
+    """A network trained on all of `data` by the recipe; `compiled` uses torch.compile, which needs a C++ compiler."""
+    # Small weights decay into subnormal numbers, on which the processor is many times slower.
+    torch.set_flush_denormal(True)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    network = recipe.network().to(memory_format=torch.channels_last)
+    forward = torch.compile(network) if compiled else network
+    images = torch.from_numpy(data.load(np.arange(len(data))))
+    labels = torch.from_numpy(data.labels)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=recipe.rate, momentum=0.9, nesterov=True, weight_decay=recipe.decay
+    )
+    steps = len(data) // recipe.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.rate, total_steps=epochs * steps, pct_start=0.15, anneal_strategy="linear",
+        cycle_momentum=False, div_factor=20, final_div_factor=1e4,
+    )  # fmt: skip
+    for epoch in range(epochs):
+        start, total = time.perf_counter(), 0.0
+        network.train()
+        for index in torch.randperm(len(data), generator=generator)[: steps * recipe.batch].split(recipe.batch):
+            x = augment(images[index], recipe.shift, recipe.mirror, generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+                logits = forward(x.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        seconds = time.perf_counter() - start
+        click.echo(f"epoch {epoch + 1}/{epochs}  loss {total / steps:.4f}  {seconds:.0f} s", err=True)
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def save_weights(network: nn.Module, file: Path) -> None:
+    """Write the state as .npz without pickle: matrices and kernels in float16, vectors and thresholds in float32."""
+    state = {name: value.numpy() for name, value in network.state_dict().items() if value.is_floating_point()}
+    np.savez_compressed(
+        file, **{name: value.astype(np.float16 if value.ndim > 1 else np.float32) for name, value in state.items()}
+    )
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(RECIPES)))
+@click.option("--data", help="Data to train and test on.  [default: digits; the ResNet needs cifar10-jpeg:PATH]")
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's own number.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile: a third faster, needs a C++ compiler.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: NAME.npz.")
+def main(name: str, data: str | None, epochs: int | None, seed: int, compiled: bool, output: Path | None) -> None:
+    """Train a bundled network by its recipe and save its weights."""
+    from probe.zoo import load_weights
+
+    recipe = RECIPES[name]
+    if data is None and name != "digits":
+        raise click.UsageError(f"{name} has no bundled data: pass --data cifar10-jpeg:PATH")
+    data = data or "digits"
+    network = train(recipe, open_data(data, "train"), epochs=epochs or recipe.epochs, seed=seed, compiled=compiled)
+    file = output or Path(f"{name}.npz")
+    save_weights(network, file)
+    test = open_data(data, "test")
+    accuracy = evaluate(load_weights(recipe.network(), file), test)
+    click.echo(f"{file}: {accuracy:.4f} on the {len(test)} test images")
+
+
+if __name__ == "__main__":
+    main()
