@@ -1,0 +1,57 @@
+"""probe: how a spiking network differs from the ANN it was converted from, layer by layer and timestep by timestep.
+
+The data's way: a `family` runs the network as ANN and as SNN, `run` captures every spiking layer into a `recording`,
+`attribution` says where each error comes from, `analysis` puts it in tables, `plots` draws it.
+
+    >>> import probe
+    >>> recording = probe.open("recording.h5")             # doctest: +SKIP
+    >>> probe.unevenness(recording, layers="0")            # doctest: +SKIP
+
+The public names below are loaded when they are first used, so that `import probe` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe.analysis import accuracy as accuracy
+    from probe.analysis import layer_table as layer_table
+    from probe.analysis import trace as trace
+    from probe.analysis import unevenness as unevenness
+    from probe.errors import ProbeError as ProbeError
+    from probe.families import Subject as Subject
+    from probe.plots import draw as draw
+    from probe.recording import Recording as Recording
+    from probe.recording import open_recording as open
+    from probe.run import capture as capture
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "capture": ("probe.run", "capture"),
+    "open": ("probe.recording", "open_recording"),
+    "unevenness": ("probe.analysis", "unevenness"),
+    "accuracy": ("probe.analysis", "accuracy"),
+    "layer_table": ("probe.analysis", "layer_table"),
+    "trace": ("probe.analysis", "trace"),
+    "draw": ("probe.plots", "draw"),
+    "Recording": ("probe.recording", "Recording"),
+    "Subject": ("probe.families", "Subject"),
+    "ProbeError": ("probe.errors", "ProbeError"),
+}
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'probe' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

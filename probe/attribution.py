@@ -37,7 +37,7 @@ RESIDUAL_EDGES: npt.NDArray[np.float64] = np.linspace(
 )
 """In units of θ; bin 0 of a residual histogram lies below the first edge, the last bin at or above the last."""
 
-DENSE = 1 << 22
+DENSE = 1 << 20
 """The most codes for which a histogram has a place for each."""
 LEVEL_TOLERANCE = 1e-3
 """How far a·L/θ may be from a whole number before a layer is refused as no QCFS layer with that θ and L."""
@@ -60,12 +60,13 @@ class NotWhole(ValueError):
 class Coding:
     """How a neuron's whole numbers at one t become one code, and back.
 
-    A code is ``fine · stride + (n - lowest_count) · classes + class`` with fine = ⌊R·u⌋ - limits[0], and
-    class = k, or k + L + 1 for a neuron that SRP's mask silences.
+    A code is ``((n - lowest_count) · classes + class) · span + ⌊R·u⌋ - limits[0]``, with class = k, or k + L + 1
+    for a neuron that SRP's mask silences. All codings of one run differ only in `timestep`.
 
     Attributes:
         levels: L of the ANN's activation.
         timestep: t, from 1.
+        timesteps: T.
         initial_potential: v(0) in units of θ, one number for the layer.
         unguarded: negative spikes may take the net count below 0 (then n_even is clipped to [-t, t]).
         silencing: some neurons may be silenced by SRP's mask.
@@ -73,6 +74,7 @@ class Coding:
 
     levels: int
     timestep: int
+    timesteps: int
     initial_potential: float = 0.5
     unguarded: bool = False
     silencing: bool = False
@@ -96,35 +98,29 @@ class Coding:
 
     @property
     def lowest_count(self) -> int:
-        """The smallest n that a neuron can reach."""
-        return -self.timestep if self.unguarded else 0
+        """The smallest n that a neuron can reach in the whole run."""
+        return -self.timesteps if self.unguarded else 0
 
     @cached_property
     def limits(self) -> tuple[int, int]:
         """The smallest and largest ⌊R·u⌋ told apart; beyond, every statistic is the same."""
         margin = RESIDUAL_LIMIT + 1 + math.ceil(abs(self._initial))
-        return (self.lowest_count - margin) * self.resolution, (self.timestep + margin) * self.resolution
+        return (self.lowest_count - margin) * self.resolution, (self.timesteps + margin) * self.resolution
+
+    @property
+    def span(self) -> int:
+        """Codes per pair of n and class."""
+        return self.limits[1] - self.limits[0] + 1
 
     @property
     def classes(self) -> int:
-        """Codes per value of n."""
+        """Pairs per value of n."""
         return (self.levels + 1) * (2 if self.silencing else 1)
 
     @property
-    def stride(self) -> int:
-        """Codes per value of ⌊R·u⌋."""
-        return (self.timestep - self.lowest_count + 1) * self.classes
-
-    @property
-    def offset(self) -> int:
-        """What turns ⌊R·u⌋ · stride + n · classes + class into a code that starts at 0."""
-        return -self.limits[0] * self.stride - self.lowest_count * self.classes
-
-    @property
     def size(self) -> int:
-        """How many codes there are."""
-        low, high = self.limits
-        return (high - low + 1) * self.stride
+        """One more than the largest code."""
+        return (self.timestep - self.lowest_count + 1) * self.classes * self.span
 
     @property
     def dense(self) -> bool:
@@ -153,16 +149,16 @@ class Coding:
             threshold: θ, float32.
             silenced: SRP's mask, for a coding with `silencing`.
         """
-        fine = np.floor(np.clip(input_sum * self.scale(threshold), *self.limits)).astype(np.int64)
+        fine = np.floor(np.clip(input_sum * self.scale(threshold), *self.limits)).astype(np.int64) - self.limits[0]
         of_class = level.astype(np.int64)
         if silenced is not None:
             of_class = of_class + (self.levels + 1) * silenced
-        codes: Ints = fine * self.stride + count.astype(np.int64) * self.classes + of_class + self.offset
+        codes: Ints = ((count.astype(np.int64) - self.lowest_count) * self.classes + of_class) * self.span + fine
         return codes
 
     def decode(self, codes: Ints, counts: Ints) -> Rows:
         """The whole numbers behind some codes, and how many neurons have each."""
-        fine, base = np.divmod(codes, self.stride)
+        base, fine = np.divmod(codes, self.span)
         n, of_class = np.divmod(base, self.classes)
         silenced, k = np.divmod(of_class, self.levels + 1)
         fine, n = fine + self.limits[0], n + self.lowest_count
@@ -172,7 +168,7 @@ class Coding:
             coding=self,
             k=k,
             n=n,
-            n_even=np.clip((fine + self.start) // resolution, self.lowest_count, t),
+            n_even=np.clip((fine + self.start) // resolution, -t if self.unguarded else 0, t),
             n_half=np.clip((fine + resolution // 2) // resolution, 0, t),
             k_mean=np.clip(k_mean, 0, self.levels),
             residual=fine + self.start - n * resolution,
@@ -297,6 +293,39 @@ def larger_error(first: Ints, second: Ints) -> Ints:
     return min(first, second, key=lambda row: (-abs(int(row[0])), int(row[1]), int(row[2])))
 
 
+@dataclass(frozen=True)
+class LayerStatistics:
+    """One layer's statistics over some samples; `+` joins it with those of the samples that follow.
+
+    Attributes:
+        statistics: grid t -> its statistics; empty for a layer whose family cannot promise what they rest on.
+        spikes_at: int64 (timestep,): Σ s(t) over samples and neurons, for every t.
+        spikes_per_neuron: int64 (*neuron): n at T, summed over samples.
+        per_sample: int64 (sample, grid t, 5): Σn, Σk, Σn², Σk², Σnk over the neurons of each sample.
+        first_input: float32 (2, channel): the smallest x(1) that fired and the largest that did not; NaN for none.
+    """
+
+    statistics: dict[int, Statistics]
+    spikes_at: Ints
+    spikes_per_neuron: Ints
+    per_sample: Ints
+    first_input: Floats
+
+    def __add__(self, other: LayerStatistics) -> LayerStatistics:
+        return LayerStatistics(
+            {t: statistics + other.statistics[t] for t, statistics in self.statistics.items()},
+            self.spikes_at + other.spikes_at,
+            self.spikes_per_neuron + other.spikes_per_neuron,
+            np.concatenate([self.per_sample, other.per_sample]),
+            np.stack(
+                [
+                    np.fmin(self.first_input[0], other.first_input[0]),
+                    np.fmax(self.first_input[1], other.first_input[1]),
+                ]
+            ),
+        )
+
+
 def comparison(left: Ints, right: Ints) -> Ints:
     """0 where left = right, 1 where it is over, 2 where it is under: an index into `COMPARISONS`."""
     result: Ints = np.where(left == right, 0, np.where(left > right, 1, 2))
@@ -319,7 +348,7 @@ def count(rows: Rows, largest: Ints = NO_ERROR) -> Statistics:
     spoken = ~rows.silenced
     cases = np.zeros((len(SIGNS), len(COMPARISONS), len(RESIDUALS) + 1), np.int64)
     local = np.zeros((len(SIGNS), len(COMPARISONS)), np.int64)
-    joint = np.zeros((coding.levels + 1, coding.timestep - coding.lowest_count + 1), np.int64)
+    joint = np.zeros((coding.levels + 1, coding.timesteps - coding.lowest_count + 1), np.int64)
     residual = np.zeros(2 * limit + 2, np.int64)
     against_ann = comparison(rows.n * coding.levels, rows.k * coding.timestep)
     np.add.at(cases, ((rows.k > 0).astype(int), against_ann, np.where(spoken, inside, len(RESIDUALS))), counts)
@@ -357,3 +386,66 @@ def statistics_of(codes: Ints, coding: Coding, first_sample: int = 0) -> Statist
     sample, neuron = divmod(place, codes[0].size)
     value = int(total[np.searchsorted(found, codes.ravel()[place])])
     return count(rows, np.array([value, first_sample + sample, neuron], np.int64))
+
+
+# --------------------------------------------------------------------------------------------------- summarise
+
+
+def sums_of(joint: Ints, lowest_count: int) -> Ints:
+    """Σn, Σk, Σn², Σk², Σnk of a joint histogram (k, n - lowest_count)."""
+    k, n = np.arange(joint.shape[0])[:, None], np.arange(joint.shape[1])[None] + lowest_count
+    return np.array([int((joint * value).sum()) for value in (n, k, n * n, k * k, n * k)], np.int64)
+
+
+def offset_spikes(joint: Ints, levels: int, timestep: int, lowest_count: int = 0) -> dict[int, int]:
+    """How many neurons have each offset ψ = n - t·a/θ, by key sign(ψ)·⌈|ψ|⌉; the keys that occur, in order.
+
+    Args:
+        joint: (k, n - lowest_count).
+        levels: L.
+        timestep: t.
+        lowest_count: the n of the first column.
+    """
+    k, n = np.nonzero(joint)
+    scaled = (n + lowest_count) * levels - k * timestep
+    keys = np.sign(scaled) * -(-np.abs(scaled) // levels)
+    return {int(key): int(joint[k, n][keys == key].sum()) for key in np.unique(keys)}
+
+
+def summarise(statistics: Statistics, coding: Coding) -> dict[str, Any]:
+    """The numbers a reader wants of one layer at one t; means are in units of θ, shares are signed and add up to 1.
+
+    Returns:
+        `count`, `cases`, `local_cases`, `attribution`, `offset_spikes`, `residual` and `largest_error`, as in the
+        JSON of `probe unevenness`; a share is None where the total is 0.
+    """
+    samples = int(statistics.cases.sum())
+    unit = coding.levels * coding.timestep
+    attribution: dict[str, dict[str, float | None]] = {}
+    for i, term in enumerate(TERMS):
+        entry: dict[str, float | None] = {
+            "mean": int(statistics.moments[i]) / unit / samples,
+            "mean_square": int(statistics.products[i, i]) / unit**2 / samples,
+        }
+        if term != "total":
+            square = int(statistics.products[0, 0])
+            entry["share"] = int(statistics.products[i, 0]) / square if square else None
+        attribution[term] = entry
+    value, sample, neuron = (int(number) for number in statistics.largest)
+    residual = dict(zip((*RESIDUALS, "silenced"), map(int, statistics.cases.sum((0, 1))), strict=True))
+    if not coding.silencing:
+        del residual["silenced"]
+    return {
+        "count": samples,
+        "cases": dict(zip(CASES, map(int, statistics.cases.sum(2).ravel()), strict=True)),
+        "local_cases": dict(zip(CASES, map(int, statistics.local_cases.ravel()), strict=True)),
+        "attribution": attribution,
+        "offset_spikes": {
+            str(key): number
+            for key, number in offset_spikes(
+                statistics.joint, coding.levels, coding.timestep, coding.lowest_count
+            ).items()
+        },
+        "residual": residual,
+        "largest_error": None if sample < 0 else {"error": value / unit, "sample": sample, "neuron": neuron},
+    }

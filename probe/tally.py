@@ -1,14 +1,14 @@
-"""A layer's statistics, gathered timestep by timestep while the SNN runs, in cache-sized pieces on all cores.
+"""A layer's statistics, gathered timestep by timestep while the SNN runs.
 
-What it costs is memory traffic, so per neuron only two numbers live from one timestep to the next: Σx, and one
-float32 that holds n and k together (exact: whole numbers below 2**24). Everything else is made in a piece of
-32,768 neurons, which stays in the cache and below the size from which torch would start threads of its own.
+What this costs is memory traffic and one histogram entry a neuron and timestep. So only two numbers a neuron live
+from one timestep to the next: Σx, and one float32 that holds n, the level k and a lane together as a whole number.
+All else is made in pieces that stay in the processor's cache. Neighbouring neurons count in different lanes: most
+neurons of a layer have the same code, and adding to one place again and again waits for the addition before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,47 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from probe.attribution import NO_ERROR, Coding, Ints, Statistics, count
+from probe.attribution import DENSE, NO_ERROR, Coding, Ints, LayerStatistics, Statistics, count
 
-PIECE = 32_768
+PIECE = 131_072
+"""Neurons a piece: small enough for the cache, large enough that the cost of a call does not count."""
+LANES = 4
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
-
-Piece = tuple[slice, slice]
-
-
-def pieces_of(samples: int, neurons: int) -> list[Piece]:
-    """(samples, neurons) cut into contiguous pieces of at most `PIECE`: whole samples, or parts of one."""
-    if neurons >= PIECE:
-        columns = [slice(start, min(start + PIECE, neurons)) for start in range(0, neurons, PIECE)]
-        return [(slice(row, row + 1), column) for row in range(samples) for column in columns]
-    rows = PIECE // neurons
-    return [(slice(row, min(row + rows, samples)), slice(0, neurons)) for row in range(0, samples, rows)]
-
-
-class Workers:
-    """Threads that share the pieces of a layer; torch releases the interpreter lock inside its operations."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = max(1, threads)
-        self._pool = ThreadPoolExecutor(self.threads, "probe-tally") if self.threads > 1 else None
-
-    def run(self, work: Callable[[int, Sequence[Piece]], None], pieces: Sequence[Piece]) -> None:
-        """Call `work(thread, its pieces)` for each thread and wait; an exception in one is raised here."""
-        if self._pool is None or len(pieces) < 2 * self.threads:
-            work(0, pieces)
-            return
-        # Each thread takes one run of neighbouring pieces: the order of sums is fixed and the same at every step.
-        bounds = [len(pieces) * i // self.threads for i in range(self.threads + 1)]
-        # inference mode is a property of the thread: without it every operation would record a graph node.
-        guarded = torch.inference_mode()(work)
-        waiting = [self._pool.submit(guarded, i, pieces[bounds[i] : bounds[i + 1]]) for i in range(self.threads)]
-        for future in waiting:
-            future.result()
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
 
 
 @dataclass(frozen=True)
@@ -75,28 +41,6 @@ class Plan:
     timesteps: int
     threshold: npt.NDArray[np.float32]
 
-    @property
-    def classes(self) -> int:
-        """Of every coding: they differ in t alone."""
-        return next(iter(self.codings.values())).classes
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """One layer's statistics over some samples.
-
-    Attributes:
-        statistics: grid t -> its statistics.
-        spikes_at: int64 (timestep,): Σ s(t) over samples and neurons, for every t.
-        spikes_per_neuron: int64 (neuron,): n at T, summed over samples.
-        per_sample: int64 (sample, grid t, 5): Σn, Σk, Σn², Σk², Σnk over the neurons of each sample.
-    """
-
-    statistics: dict[int, Statistics]
-    spikes_at: Ints
-    spikes_per_neuron: Ints
-    per_sample: Ints
-
 
 class LayerTally:
     """Gathers one layer over batches: `begin` with the ANN's levels, `step` at each t, `end`; `take` what was gathered.
@@ -107,21 +51,26 @@ class LayerTally:
 
     input_sum: Tensor
     _base: Tensor
+    """A dense layer's (n · classes + class) · lanes · span + lane · span - limits[0]; else n · classes + class."""
 
-    def __init__(self, plan: Plan, workers: Workers) -> None:
-        self.plan, self._workers = plan, workers
-        self._threshold: Tensor | None = None
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._coding = next(iter(plan.codings.values()))
+        largest = max(coding.size for coding in plan.codings.values())
+        self._dense = largest <= DENSE
+        self._lanes = LANES if largest * LANES <= DENSE else 1
+        self._weight = self._coding.classes * (self._lanes * self._coding.span if self._dense else 1)
+        self._like: tuple[torch.Size, torch.device] | None = None
         self._forget()
 
     def _forget(self) -> None:
-        threads = self._workers.threads
-        self._dense: list[dict[int, Tensor]] = [{} for _ in range(threads)]
-        self._sparse: list[dict[int, list[tuple[Ints, Ints]]]] = [{} for _ in range(threads)]
+        self._bins: dict[int, Tensor] = {}
+        self._found: dict[int, list[tuple[Ints, Ints]]] = {}
         self._largest: dict[int, Ints] = {t: NO_ERROR for t in self.plan.codings}
-        self._spikes_at = torch.zeros(threads, self.plan.timesteps, dtype=torch.float64)
-        self._per_neuron: Tensor | None = None
+        self._spikes_at: list[Tensor] = []
+        self._per_neuron: list[Tensor] = []
         self._samples: list[Tensor] = []
-        self._first = 0
+        self._first_input = torch.full((2, 1), torch.nan)
 
     def begin(self, first_sample: int, level: Tensor, silenced: Tensor | None = None) -> None:
         """Start a batch.
@@ -131,40 +80,51 @@ class LayerTally:
             level: k, whole numbers in any dtype, shape (sample, *neuron).
             silenced: SRP's mask, same shape; None where the plan's codings have no `silencing`.
         """
+        if self._like is None or self._like[0] != level.shape[1:] or self._like[1] != level.device:
+            self._prepare(level.shape[1:], level.device)
         self._first = first_sample
-        base = level.reshape(len(level), -1).to(torch.float32)
+        self._levels = level.reshape(len(level), -1).to(torch.float32)
+        base = self._levels.clone()
         if silenced is not None:
-            base = base.add(silenced.reshape(base.shape), alpha=self._levels + 1)
-        self._base = base.clone() if base.data_ptr() == level.data_ptr() else base
-        self.input_sum = torch.zeros_like(base)
+            base.add_(silenced.reshape(base.shape), alpha=self._coding.levels + 1)
+        if self._dense:
+            lanes = torch.arange(base.shape[1], device=base.device).remainder_(self._lanes)
+            base.mul_(self._lanes).add_(lanes).mul_(self._coding.span)
+            base.sub_(self._coding.limits[0] + self._coding.lowest_count * self._weight)
+        self._base, self.input_sum = base, torch.zeros_like(base)
+        self._step_sums = torch.zeros(self.plan.timesteps, dtype=torch.float64, device=base.device)
+        self._sums = torch.zeros(len(base), len(self.plan.per_sample), 5, dtype=torch.float64, device=base.device)
+        self._pieces = self._cut(base)
+
+    def _prepare(self, shape: torch.Size, device: torch.device) -> None:
+        def row(values: npt.NDArray[np.float32]) -> Tensor:
+            """One number, or one row with a number for each neuron."""
+            if values.size == 1:
+                return torch.tensor(values.item(), dtype=torch.float32, device=device)
+            spread = np.broadcast_to(values, (1, *shape)).reshape(-1)
+            return torch.from_numpy(np.ascontiguousarray(spread)).to(device)
+
+        self._like = (shape, device)
+        threshold = self.plan.threshold
+        self._scale = row(self._coding.scale(threshold))
+        self._inverse = row(np.float32(1) / threshold)
+        self._alpha = row(np.float32(self._weight) / threshold)
+        self._fine = self._code = torch.empty(0, device=device)
+
+    def _cut(self, base: Tensor) -> list[tuple[slice, slice]]:
+        """(sample, neuron) in contiguous pieces: whole samples, or parts of one; on an accelerator in one."""
         samples, neurons = base.shape
-        whole = base.device.type != "cpu"
-        self._pieces = [(slice(0, samples), slice(0, neurons))] if whole else pieces_of(samples, neurons)
-        if self._threshold is None:
-            self._prepare(level.shape[1:], base.device)
-        self._sums = torch.zeros(samples, len(self.plan.per_sample), 5, dtype=torch.float64, device=base.device)
-
-    @property
-    def _levels(self) -> int:
-        return next(iter(self.plan.codings.values())).levels
-
-    def _row(self, values: npt.NDArray[np.float32], shape: Sequence[int], device: torch.device) -> Tensor:
-        """`values`, broadcastable to (sample, *neuron), as one number or one row of neurons."""
-        if values.size == 1:
-            return torch.tensor(values.reshape(()).item(), dtype=torch.float32, device=device)
-        row = np.broadcast_to(values, (1, *shape)).reshape(1, -1)
-        return torch.from_numpy(np.ascontiguousarray(row)).to(device)
-
-    def _prepare(self, shape: Sequence[int], device: torch.device) -> None:
-        self._threshold = self._row(self.plan.threshold, shape, device)
-        self._inverse = 1 / self._threshold
-        self._scale = {t: self._row(c.scale(self.plan.threshold), shape, device) for t, c in self.plan.codings.items()}
-        size = PIECE if device.type == "cpu" else 0
-        self._spike = [torch.empty(size, device=device) for _ in range(self._workers.threads)]
-        self._fine = [torch.empty(size, device=device) for _ in range(self._workers.threads)]
-        self._code = [torch.empty(size, dtype=torch.int32, device=device) for _ in range(self._workers.threads)]
-        self._ones = torch.ones(size, dtype=torch.int32, device=device)
-        self._spikes_at = self._spikes_at.to(device)
+        size = PIECE if base.device.type == "cpu" else base.numel()
+        rows, columns = max(1, size // neurons), min(size, neurons)
+        if self._fine.numel() < rows * columns:
+            self._fine = torch.empty(rows * columns, device=base.device)
+        if self._code.shape != base.shape:
+            self._code = torch.empty(base.shape, dtype=torch.int32 if self._dense else torch.int64, device=base.device)
+        return [
+            (slice(row, min(row + rows, samples)), slice(column, min(column + columns, neurons)))
+            for row in range(0, samples, rows)
+            for column in range(0, neurons, columns)
+        ]
 
     def step(self, t: int, x: Tensor, output: Tensor) -> None:
         """Add timestep t, from 1.
@@ -173,134 +133,148 @@ class LayerTally:
             x: the layer's input x(t), shape (sample, *neuron).
             output: its output θ·s(t), same shape.
         """
+        if t == 1:
+            self._note_first_input(x, output)
         x, output = x.reshape(self._base.shape), output.reshape(self._base.shape)
         coding = self.plan.codings.get(t)
         slot = self.plan.per_sample.index(t) if t in self.plan.per_sample else None
-
-        def work(thread: int, pieces: Sequence[Piece]) -> None:
-            for piece in pieces:
-                total, base = self.input_sum[piece], self._base[piece]
-                total += x[piece]
-                spike = self._buffer(self._spike, thread, base)
-                torch.mul(output[piece], self._of(self._inverse, piece), out=spike).round_()
-                self._spikes_at[thread, t - 1] += spike.sum()
-                base.add_(spike, alpha=self.plan.classes)
-                if coding is not None:
-                    fine = self._buffer(self._fine, thread, base)
-                    torch.mul(total, self._of(self._scale[t], piece), out=fine).clamp_(*coding.limits).floor_()
-                    self._count(thread, t, coding, fine, base)
-                if slot is not None:
-                    self._sum_samples(slot, piece, base, spike)
-
-        self._workers.run(work, self._pieces)
+        for piece in self._pieces:
+            total, base, spike = self.input_sum[piece], self._base[piece], output[piece]
+            total.add_(x[piece])
+            if self._alpha.ndim:
+                base.addcmul_(spike, self._alpha[piece[1]])
+            else:
+                base.add_(spike, alpha=self._alpha.item())
+            # θ·(weight/θ) is not exactly the weight; rounded at once, the sum is whole again.
+            base.round_()
+            buffer = self._fine[: base.numel()].view(base.shape)
+            if coding is None:
+                self._step_sums[t - 1] += torch.mul(spike, self._of(self._inverse, piece), out=buffer).round_().sum()
+            else:
+                fine = torch.mul(total, self._of(self._scale, piece), out=buffer).clamp_(*coding.limits).floor_()
+                self._encode(coding, fine, base, self._code[piece])
+            if slot is not None:
+                self._sum_samples(slot, piece, base, buffer)
         if coding is not None:
+            self._count(t, coding)
             self._find_largest(t, coding)
 
-    @staticmethod
-    def _of(row: Tensor, piece: Piece) -> Tensor:
-        return row if row.ndim == 0 else row[:, piece[1]]
+    def _note_first_input(self, x: Tensor, output: Tensor) -> None:
+        """Per channel, the smallest input that fired at once and the largest that did not."""
+        fired = output > 0
+        across = [axis for axis in range(x.ndim) if axis != 1]
+        smallest = torch.where(fired, x, torch.inf).amin(across)
+        largest = torch.where(fired, -torch.inf, x).amax(across)
+        here = torch.stack([smallest, largest])
+        here = torch.where(here.isinf(), torch.nan, here)
+        before = self._first_input.to(here.device)
+        self._first_input = torch.stack([torch.fmin(before[0], here[0]), torch.fmax(before[1], here[1])])
 
     @staticmethod
-    def _buffer(buffers: list[Tensor], thread: int, like: Tensor) -> Tensor:
-        """A thread's own memory in the shape of a piece, so that no piece costs a new page of memory."""
-        if buffers[thread].numel() < like.numel():
-            buffers[thread] = buffers[thread].new_empty(like.numel())
-        return buffers[thread][: like.numel()].view(like.shape)
+    def _of(row: Tensor, piece: tuple[slice, slice]) -> Tensor:
+        return row[piece[1]] if row.ndim else row
 
-    def _count(self, thread: int, t: int, coding: Coding, fine: Tensor, base: Tensor) -> None:
-        """Add one piece, given ⌊R·u⌋ and n · classes + class, to the thread's histogram."""
-        if not coding.dense:
-            codes = fine.to(torch.int64).mul_(coding.stride).add_(base.to(torch.int64)).add_(coding.offset)
-            found, counts = torch.unique(codes, return_counts=True)
-            parts = self._sparse[thread].setdefault(t, [])
-            parts.append((found.cpu().numpy(), counts.cpu().numpy()))
-            if len(parts) >= 64:
-                parts[:] = [_merge(parts)]
+    def _encode(self, coding: Coding, fine: Tensor, base: Tensor, code: Tensor) -> None:
+        """Write the codes of one piece, given its ⌊R·u⌋ and its base; overwrites `fine`."""
+        if self._dense:
+            code.copy_(fine.add_(base))
             return
-        code = self._buffer(self._code, thread, base)
-        code.copy_(fine.mul_(coding.stride).add_(base).add_(coding.offset))
-        bins = self._dense[thread].get(t)
-        if bins is None:
-            bins = self._dense[thread][t] = torch.zeros(coding.size, dtype=torch.int32, device=base.device)
-        if len(self._ones) < code.numel():
-            self._ones = self._ones.new_ones(code.numel())
-        bins.index_add_(0, code.view(-1), self._ones[: code.numel()])
+        code.copy_(base).sub_(coding.lowest_count * coding.classes).mul_(coding.span)
+        code.add_(fine.to(torch.int64)).sub_(coding.limits[0])
 
-    def _sum_samples(self, slot: int, piece: Piece, base: Tensor, n: Tensor) -> None:
-        """Add Σn, Σk, Σn², Σk², Σnk of one piece to its samples; `n` is a buffer to use."""
-        classes, levels = self.plan.classes, self._levels
-        torch.add(base, 0.5, out=n).mul_(1 / classes).floor_()
-        k = torch.sub(base, n, alpha=classes)
-        if classes > levels + 1:
-            k.sub_((k > levels).to(k.dtype), alpha=levels + 1)
-        if base.shape[1] * max(levels, self.plan.timesteps) ** 2 >= EXACT:
+    def _count(self, t: int, coding: Coding) -> None:
+        """Add the codes of this timestep to its histogram."""
+        if self._dense:
+            bins = torch.bincount(self._code.view(-1), minlength=coding.size * self._lanes)
+            self._bins[t] = self._bins[t].add_(bins) if t in self._bins else bins
+            return
+        codes, counts = torch.unique(self._code, return_counts=True)
+        found = self._found.setdefault(t, [])
+        found.append((codes.cpu().numpy(), counts.cpu().numpy()))
+        if len(found) >= 64:
+            found[:] = [_merge(found)]
+
+    def _pairs_of(self, base: Tensor, out: Tensor) -> Tensor:
+        """n - lowest_count, as floats, from what `_base` holds; the offset of its limits lies below one weight."""
+        lowest = 0 if self._dense else -self._coding.lowest_count
+        return torch.mul(torch.add(base, lowest * self._weight + 0.5, out=out), 1 / self._weight, out=out).floor_()
+
+    def _sum_samples(self, slot: int, piece: tuple[slice, slice], base: Tensor, buffer: Tensor) -> None:
+        """Add Σn, Σk, Σn², Σk², Σnk of one piece to its samples."""
+        n, k = self._pairs_of(base, buffer).add_(self._coding.lowest_count), self._levels[piece]
+        if base.shape[1] * max(self._coding.levels, self.plan.timesteps) ** 2 >= EXACT:
             n, k = n.double(), k.double()
-        sums = (n.sum(1), k.sum(1), torch.linalg.vecdot(n, n), torch.linalg.vecdot(k, k), torch.linalg.vecdot(n, k))
-        self._sums[piece[0], slot] += torch.stack(sums, 1)
+        dot = torch.linalg.vecdot
+        self._sums[piece[0], slot] += torch.stack((n.sum(1), k.sum(1), dot(n, n), dot(k, k), dot(n, k)), 1)
 
     def _find_largest(self, t: int, coding: Coding) -> None:
         """Look up the largest error among what has occurred; seek its place only where it is a new record."""
-        held: Ints = np.zeros(0, np.int64)
-        for dense, sparse in zip(self._dense, self._sparse, strict=True):
-            if t in dense:
-                occurred = dense[t].view(-1, coding.stride).amax(0)
-                held = np.union1d(held, occurred.nonzero().ravel().cpu().numpy())
-            for found, _ in sparse.get(t, ()):
-                held = np.union1d(held, found % coding.stride)
-        n, of_class = np.divmod(held, coding.classes)
+        if self._dense:
+            pairs: Ints = self._bins[t].view(-1, self._lanes * coding.span).amax(1).nonzero().view(-1).cpu().numpy()
+        else:
+            pairs = np.unique(np.concatenate([codes // coding.span for codes, _ in self._found[t]]))
+        n, of_class = np.divmod(pairs, coding.classes)
         total = (n + coding.lowest_count) * coding.levels - of_class % (coding.levels + 1) * t
         worst = int(np.abs(total).max(initial=0))
         if worst <= abs(int(self._largest[t][0])):
             return
-        wanted = torch.from_numpy(held[np.abs(total) == worst] + coding.lowest_count * coding.classes)
-        places = torch.isin(self._base, wanted.to(self._base)).view(-1).nonzero()
-        sample, neuron = divmod(int(places[0]), self._base.shape[1])
-        code = int(self._base.view(-1)[places[0]])
-        value = code // coding.classes * coding.levels - code % coding.classes % (coding.levels + 1) * t
-        self._largest[t] = np.array([value, self._first + sample, neuron], np.int64)
+        here = self.spike_count().to(torch.int64) * coding.levels - self._levels.to(torch.int64) * t
+        place = int((here.abs() == worst).view(-1).nonzero()[0])
+        sample, neuron = divmod(place, here.shape[1])
+        self._largest[t] = np.array([int(here.view(-1)[place]), self._first + sample, neuron], np.int64)
 
     def spike_count(self) -> Tensor:
         """n so far in this batch, int32, shape (sample, neuron)."""
-        return torch.div(self._base, self.plan.classes, rounding_mode="floor").to(torch.int32)
+        return self._pairs_of(self._base, torch.empty_like(self._base)).to(torch.int32) + self._coding.lowest_count
 
     def end(self) -> Tensor:
         """End the batch, and return n at T, int32, shape (sample, neuron)."""
         n = self.spike_count()
-        per_neuron = n.sum(0)
-        self._per_neuron = per_neuron if self._per_neuron is None else self._per_neuron + per_neuron
+        self._per_neuron.append(n.sum(0))
         self._samples.append(self._sums)
+        self._spikes_at.append(self._step_sums)
         return n
 
-    def take(self) -> Gathered:
+    def take(self) -> LayerStatistics:
         """What the batches since the last call have added up to; starts anew."""
+        assert self._like is not None, "take() before the first batch"
         statistics = {}
         for t, coding in self.plan.codings.items():
-            found: list[tuple[Ints, Ints]] = [pair for sparse in self._sparse for pair in sparse.get(t, ())]
-            for dense in self._dense:
-                if t in dense:
-                    bins = dense[t].cpu().numpy()
-                    where = np.flatnonzero(bins)
-                    found.append((where, bins[where].astype(np.int64)))
-            statistics[t] = count(coding.decode(*_merge(found)), self._largest[t])
-        nothing = torch.zeros(0, len(self.plan.per_sample), 5)
-        gathered = Gathered(
+            if t in self._bins:
+                lanes = self._bins[t].view(-1, self._lanes, coding.span)
+                bins = lanes.sum(1).view(-1).cpu().numpy()
+                codes = np.flatnonzero(bins)
+                rows = coding.decode(codes, bins[codes])
+            else:
+                rows = coding.decode(*_merge(self._found.get(t, [])))
+            statistics[t] = count(rows, self._largest[t])
+        gathered = LayerStatistics(
             statistics,
-            self._spikes_at.sum(0).cpu().numpy().astype(np.int64),
-            np.zeros(0, np.int64) if self._per_neuron is None else self._per_neuron.cpu().numpy().astype(np.int64),
-            torch.cat([samples.cpu() for samples in self._samples] or [nothing]).numpy().astype(np.int64),
+            self._spikes_at_every(statistics),
+            torch.stack(self._per_neuron).sum(0).view(self._like[0]).cpu().numpy(),
+            torch.cat(self._samples).cpu().numpy().astype(np.int64),
+            self._first_input.cpu().numpy(),
         )
         self._forget()
-        self._threshold = None
         return gathered
+
+    def _spikes_at_every(self, statistics: dict[int, Statistics]) -> Ints:
+        """Σ s(t) for every t: from the histograms where those of t and t - 1 are there, else from what was summed."""
+        spikes = torch.stack(self._spikes_at).sum(0).cpu().numpy().astype(np.int64)
+        counted = 0
+        values = np.arange(self.plan.timesteps - self._coding.lowest_count + 1) + self._coding.lowest_count
+        for t in range(1, self.plan.timesteps + 1):
+            if t in statistics:
+                spikes[t - 1] = int(statistics[t].joint.sum(0) @ values) - counted
+            counted += int(spikes[t - 1])
+        return spikes
 
 
 def _merge(parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
     """Histograms as (codes, counts) joined into one, codes distinct and in increasing order."""
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    codes = np.concatenate([codes for codes, _ in parts])
-    counts = np.concatenate([counts for _, counts in parts])
-    found, place = np.unique(codes, return_inverse=True)
+    found, place = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
     merged = np.zeros(len(found), np.int64)
-    np.add.at(merged, place, counts)
+    np.add.at(merged, place, np.concatenate([counts for _, counts in parts]))
     return found, merged

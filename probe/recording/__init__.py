@@ -1,0 +1,36 @@
+"""The recording: one HDF5 file, format 1, sample first, readable with plain h5py, MATLAB or h5ls.
+
+The tree (a preset in brackets means: from that preset on; `stats` < `counts` < `spikes` < `full`)::
+
+    /                    attrs: format="probe-recording" format_version=1 run_id created_by created_utc command complete
+                         timesteps samples family method model checkpoint_sha256 data split seed record torch_version
+                         device; parts (JSON) where the arrays lie in part files
+    /samples             index label digest_ann digest_snn, each (sample,)
+    /output              ann (sample, class)   snn (sample, timestep, class): logits as the network gives them
+    /facts               attrs, JSON: modes calls order law oracles
+    /layers/<index>      attrs: name module neuron levels reset shape layout traits encoding initial_fraction
+        threshold, initial_potential    float32, broadcastable to (sample, *neuron)
+        spike_count  ann_output  input_sum       (sample, *neuron)                       [counts]
+        silenced     (sample, byte), bits, SRP only                                      [counts]
+        snn_spikes   (sample, timestep, byte), bits; int8 (sample, timestep, *neuron) where signed     [spikes]
+        ann_input    (sample, *neuron)   snn_input (sample, timestep, *neuron)           [full]
+        statistics/  timestep (grid,), and for each t of the grid the fields of `probe.attribution.Statistics`, sums
+                     (grid, 5) = Σn Σk Σn² Σk² Σnk, offset_spikes (grid, key); for every t spikes_at (timestep,);
+                     spikes_per_neuron (*neuron); per_sample (sample, per_sample_timestep, 5), the same sums;
+                     per_sample_timestep; first_input (2, channel): the smallest x(1) that fired, the largest that did
+                     not, NaN where there is none
+
+Encodings. `ann_output` with attribute ``encoding="levels"`` holds k, and a = threshold · k / levels in float32, in
+this order of operations; else it holds a itself. `snn_spikes` and `silenced` as bits: see `probe.spikes`.
+`snn_input` with the shape (sample, 1, *neuron) was the same at every t. Floats are raw, whole numbers deflated;
+every dataset carries fletcher32 checksums.
+
+Long recordings are written in parts (`writer`): `recording.h5` then is an index of virtual datasets over
+`recording.h5.parts/`, and the reader makes sure of every part before it believes a byte.
+"""
+
+from probe.recording.reader import Layer, Recording, open_recording
+from probe.recording.schema import PRESETS, Batch, LayerInfo, RunInfo
+from probe.recording.writer import Writer
+
+__all__ = ["PRESETS", "Batch", "Layer", "LayerInfo", "Recording", "RunInfo", "Writer", "open_recording"]

@@ -1,0 +1,383 @@
+"""Opens a recording and reads it lazily: arrays come from disk when they are asked for, decoded, as numpy arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from probe.attribution import Coding, LayerStatistics, Statistics
+from probe.errors import ProbeError
+from probe.recording import statistics as stored_statistics
+from probe.recording.schema import FIELDS, FORMAT, PRESETS, VERSION, LayerInfo
+from probe.spikes import unpack
+
+Array = npt.NDArray[Any]
+ALL = slice(None)
+
+
+class IncompleteRecording(UserWarning):
+    """The run behind a recording was stopped: it holds fewer samples than were asked for."""
+
+
+def open_recording(path: str | Path = "recording.h5") -> Recording:
+    """Open a recording for reading; close it with `close()` or use it in a `with` statement.
+
+    Args:
+        path: the file that `probe capture` wrote.
+
+    Raises:
+        ProbeError: the file is missing, truncated, no recording, of a newer format, or one of its parts is not whole.
+    """
+    file = Path(path)
+    if not file.exists():
+        unfinished = file.with_name(file.name + ".parts")
+        if unfinished.is_dir():
+            raise ProbeError(
+                f"no file {file}, but {unfinished} holds the parts of an unfinished capture",
+                expected="a finished recording",
+                next_step="run the capture again with --overwrite",
+            )
+        raise ProbeError(f"no file {file}", expected="a recording", next_step=f"run `probe capture -o {file}`")
+    if file.is_dir():
+        raise ProbeError(f"{file} is a folder", expected="a recording", next_step="pass the .h5 file")
+    try:
+        handle = h5py.File(file, "r")
+    except OSError as error:
+        if "truncated" in str(error):
+            reason = "is cut short"
+        elif isinstance(error, PermissionError) or "ermission denied" in str(error):
+            reason = "cannot be read: permission denied"
+        else:
+            reason = "is no HDF5 file"
+        raise ProbeError(
+            f"{file} {reason}", expected="a recording made by `probe capture`", next_step="capture it again"
+        ) from None
+    try:
+        recording = Recording(file, handle)
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError, json.JSONDecodeError) as error:
+        handle.close()
+        raise ProbeError(f"{file} is damaged ({error})", expected="a whole recording") from None
+    except ProbeError:
+        handle.close()
+        raise
+    if not recording.complete:
+        warnings.warn(
+            f"{file} is incomplete: the run was stopped after {recording.samples} samples",
+            IncompleteRecording,
+            stacklevel=2,
+        )
+    return recording
+
+
+class Recording:
+    """An open recording.
+
+    Attributes:
+        path: the file.
+        layers: its layers, in execution order.
+        attributes: what the run said of itself: model, data, seed, command, versions, ...
+        timesteps: T.
+        samples: how many samples it holds.
+        complete: False where the run was stopped before its last sample.
+        record: the preset, one of `stats`, `counts`, `spikes`, `full`.
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path, self._file = path, file
+        self.attributes: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
+        if self.attributes.get("format") != FORMAT:
+            raise ProbeError(f"{path} is an HDF5 file but no recording", expected="a file made by `probe capture`")
+        version = int(self.attributes["format_version"])
+        if version > VERSION:
+            raise ProbeError(
+                f"{path} has recording format {version}", expected=f"at most {VERSION}", next_step="update snn-probe"
+            )
+        self._check_parts()
+        self.timesteps = int(self.attributes["timesteps"])
+        self.samples = int(self.attributes["samples"])
+        self.complete = bool(self.attributes["complete"])
+        self.record = str(self.attributes["record"])
+        if self.record not in PRESETS or self.timesteps < 1 or self.samples < 1:
+            raise ValueError("its attributes contradict the format")
+        indices = sorted(file["layers"], key=int)
+        self.layers = tuple(Layer(self, file[f"layers/{index}"], int(index)) for index in indices)
+
+    def _check_parts(self) -> None:
+        """A virtual dataset whose source is missing reads as zeros, so look at every source first."""
+        for part in json.loads(self.attributes.get("parts", "[]")):
+            name = Path(str(part["name"])).name
+            file = self.path.with_name(self.path.name + ".parts") / name
+            if not file.is_file():
+                raise ProbeError(
+                    f"{file}, a part of {self.path}, is missing",
+                    expected="the folder of parts beside the recording",
+                    next_step="move both together",
+                )
+            if file.stat().st_size != part["bytes"]:
+                raise ProbeError(f"{file} has {file.stat().st_size} bytes", expected=f"{part['bytes']} bytes")
+            with h5py.File(file, "r") as handle:
+                if handle.attrs.get("run_id") != self.attributes["run_id"]:
+                    raise ProbeError(f"{file} belongs to another run", expected=f"run {self.attributes['run_id']}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was read stays."""
+        self._file.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Recording {self.path}: {len(self.layers)} layers, {self.samples} samples, "
+            f"T = {self.timesteps}, {self.record}>"
+        )
+
+    def _network(self, name: str) -> Array:
+        with _reading(self.path, name):
+            values: Array = self._file[name][()]
+        return values
+
+    @cached_property
+    def labels(self) -> Array:
+        """Class of each sample, int64 (sample,)."""
+        return self._network("samples/label")
+
+    @cached_property
+    def indices(self) -> Array:
+        """Place of each sample in its data set, int64 (sample,)."""
+        return self._network("samples/index")
+
+    @cached_property
+    def digests(self) -> tuple[Array, Array]:
+        """64-bit hashes of what the ANN and the SNN were fed, each uint64 (sample,)."""
+        return self._network("samples/digest_ann"), self._network("samples/digest_snn")
+
+    @cached_property
+    def ann_logits(self) -> Array:
+        """Logits of the ANN, float32 (sample, class)."""
+        return self._network("output/ann")
+
+    @cached_property
+    def snn_logits(self) -> Array:
+        """Logits of the SNN at each timestep, not summed, float32 (sample, timestep, class)."""
+        return self._network("output/snn")
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What a later diagnosis needs and no array holds: modes, calls, order, law, oracles."""
+        with _reading(self.path, "facts"):
+            return {name: json.loads(item[()]) for name, item in self._file["facts"].items()}
+
+    @cached_property
+    def grid(self) -> tuple[int, ...]:
+        """The t at which statistics are kept."""
+        return tuple(int(t) for t in self.layers[0]._group["statistics/timestep"][()]) if self.layers else ()
+
+
+class Layer:
+    """One layer of an open recording; arrays are read when asked for.
+
+    Attributes:
+        index, name, module, neuron, levels, shape, traits: as in `LayerInfo`.
+        threshold: θ, float32, broadcastable to (sample, *neuron).
+        initial_potential: v(0), float32, likewise.
+    """
+
+    def __init__(self, recording: Recording, group: h5py.Group, index: int) -> None:
+        self.recording, self._group, self.index = recording, group, index
+        attributes = {name: _plain(value) for name, value in group.attrs.items()}
+        self.name, self.module, self.neuron = (str(attributes[key]) for key in ("name", "module", "neuron"))
+        self.levels: int | None = int(attributes["levels"]) or None
+        self.shape = tuple(int(size) for size in attributes["shape"])
+        self.traits: dict[str, Any] = json.loads(attributes["traits"])
+        self.initial_fraction = float(attributes["initial_fraction"])
+        encoding = json.loads(attributes["encoding"])
+        self.threshold: Array = group["threshold"][()]
+        self.initial_potential: Array = group["initial_potential"][()]
+        self.info = LayerInfo(
+            index=index, name=self.name, module=self.module, neuron=self.neuron, levels=self.levels, shape=self.shape,
+            threshold=self.threshold, initial_fraction=self.initial_fraction, traits=self.traits,
+            layout=str(attributes["layout"]), constant_input=bool(encoding["constant_input"]),
+            encodable=bool(encoding["levels"]),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<Layer {self.index} {self.name!r}: {'x'.join(map(str, self.shape))} {self.neuron} neurons>"
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons a sample has."""
+        return self.info.neurons
+
+    def has(self, name: str) -> bool:
+        """True where the recording holds the array called `name`."""
+        return name in self._group
+
+    def coding(self, timestep: int) -> Coding | None:
+        """How whole numbers at t are coded; None for a layer without levels."""
+        return self.info.coding(timestep, self.recording.timesteps)
+
+    # ---------------------------------------------------------------------------------------------- arrays
+
+    def _stored(self, name: str) -> h5py.Dataset:
+        if name not in self._group:
+            if name == "silenced":
+                raise ProbeError(f"layer {self.index} has no silenced neurons", expected="a recording of SRP neurons")
+            preset = FIELDS[name]
+            raise ProbeError(
+                f"{self.recording.path} was recorded with --record {self.recording.record} and has no {name}",
+                expected=f"--record {preset}" + ("" if preset == "full" else " or more"),
+                next_step=f"capture again with --record {preset}",
+            )
+        return self._group[name]
+
+    def read(self, name: str, samples: Any = ALL, timesteps: slice = ALL) -> Array:
+        """A part of one array, decoded.
+
+        Args:
+            name: `spike_count`, `ann_output`, `input_sum`, `silenced`, `snn_spikes`, `ann_input` or `snn_input`.
+            samples: an index, slice or increasing list of samples.
+            timesteps: a slice of timesteps, from 0, for `snn_spikes` and `snn_input`.
+
+        Returns:
+            shape (sample, *neuron) or (sample, timestep, *neuron); without the sample axis for a single sample.
+
+        Raises:
+            ProbeError: the recording does not hold the array, or it cannot be read.
+        """
+        stored = self._stored(name)
+        with _reading(self.recording.path, f"{name} of layer {self.index}"):
+            if name == "snn_input":
+                if stored.shape[1] == 1:
+                    raw = stored[samples]
+                    axis = raw.ndim - len(self.shape) - 1
+                    steps = len(range(self.recording.timesteps)[timesteps])
+                    return np.broadcast_to(raw, (*raw.shape[:axis], steps, *self.shape))
+                return np.asarray(stored[samples, timesteps])
+            if name == "snn_spikes":
+                raw = stored[samples, timesteps]
+                if self.info.signed:
+                    return np.asarray(raw)
+                return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape)
+            raw = stored[samples]
+            if name == "silenced":
+                return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape).astype(bool)
+            if name == "ann_output" and stored.attrs.get("encoding") == "levels":
+                assert self.levels is not None
+                return decode_levels(raw, self.threshold, self.levels)
+            return np.asarray(raw)
+
+    @property
+    def spike_count(self) -> Array:
+        """n at T, whole numbers (sample, *neuron)."""
+        return self.read("spike_count")
+
+    @property
+    def ann_output(self) -> Array:
+        """a, float32 (sample, *neuron)."""
+        return self.read("ann_output")
+
+    @property
+    def input_sum(self) -> Array:
+        """Σx over all T, float32 (sample, *neuron)."""
+        return self.read("input_sum")
+
+    @property
+    def silenced(self) -> Array:
+        """SRP's mask, bool (sample, *neuron)."""
+        return self.read("silenced")
+
+    @property
+    def snn_spikes(self) -> Array:
+        """s(t), int8 (sample, timestep, *neuron)."""
+        return self.read("snn_spikes")
+
+    @property
+    def ann_input(self) -> Array:
+        """The ANN's pre-activation, float32 (sample, *neuron)."""
+        return self.read("ann_input")
+
+    @property
+    def snn_input(self) -> Array:
+        """x(t), float32 (sample, timestep, *neuron)."""
+        return self.read("snn_input")
+
+    @property
+    def snn_output(self) -> Array:
+        """φ(T) = θ·n/T, float32 (sample, *neuron)."""
+        phi: Array = self.spike_count.astype(np.float32) * self.threshold / np.float32(self.recording.timesteps)
+        return phi
+
+    def levels_array(self, samples: Any = ALL) -> Array:
+        """k = a·L/θ, whole numbers (sample, *neuron)."""
+        stored = self._stored("ann_output")
+        if stored.attrs.get("encoding") == "levels":
+            with _reading(self.recording.path, f"ann_output of layer {self.index}"):
+                return np.asarray(stored[samples])
+        from probe.attribution import levels_of
+
+        assert self.levels is not None
+        return levels_of(self.read("ann_output", samples), self.threshold, self.levels)
+
+    # ------------------------------------------------------------------------------------------ statistics
+
+    @cached_property
+    def statistics(self) -> LayerStatistics:
+        """Everything that was gathered while the network ran."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            return stored_statistics.read(self._group["statistics"])
+
+    def statistics_at(self, timestep: int) -> Statistics | None:
+        """The statistics of one t of the grid; None where the grid has no such t."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            return stored_statistics.read_at(self._group["statistics"], timestep)
+
+    @cached_property
+    def spikes_at(self) -> Array:
+        """Σ s(t) over samples and neurons, int64 (timestep,)."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            spikes: Array = self._group["statistics/spikes_at"][()]
+        return spikes
+
+    @cached_property
+    def spikes_per_neuron(self) -> Array:
+        """n at T summed over samples, int64 (*neuron)."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            spikes: Array = self._group["statistics/spikes_per_neuron"][()]
+        return spikes
+
+
+def decode_levels(k: Array, threshold: Array, levels: int) -> Array:
+    """a = θ·k/L in float32, in the order of operations of the QCFS activation."""
+    activation: Array = (threshold * k.astype(np.float32)) / np.float32(levels)
+    return activation
+
+
+@contextlib.contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ProbeError(
+            f"{path}: {what} cannot be read ({error})", expected="a whole recording", next_step="capture it again"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as a Python value."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.item() if isinstance(value, np.generic) else value

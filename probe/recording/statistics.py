@@ -1,0 +1,62 @@
+"""A layer's statistics as HDF5 datasets, and back."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import h5py
+import numpy as np
+
+from probe.attribution import RESIDUAL_EDGES, Coding, LayerStatistics, Statistics, offset_spikes, sums_of
+from probe.recording.schema import SUMS
+
+CHECKED = {"fletcher32": True, "compression": "gzip", "compression_opts": 1}
+
+
+def write(group: h5py.Group, gathered: LayerStatistics, codings: dict[int, Coding], per_sample: tuple[int, ...]) -> None:
+    """Fill a layer's empty `statistics` group."""
+    grid = tuple(gathered.statistics)
+    group.create_dataset("timestep", data=np.array(grid, np.int64))
+    if grid:
+        for name in (f.name for f in fields(Statistics)):
+            values = np.stack([getattr(statistics, name) for statistics in gathered.statistics.values()])
+            group.create_dataset(name, data=values, **CHECKED)
+        coding = codings[grid[0]]
+        lowest = coding.lowest_count
+        sums = np.stack([sums_of(statistics.joint, lowest) for statistics in gathered.statistics.values()])
+        group.create_dataset("sums", data=sums, **CHECKED).attrs["columns"] = SUMS
+        span = coding.timesteps - lowest
+        offsets = np.zeros((len(grid), 2 * span + 1), np.int64)
+        for row, t in zip(offsets, grid, strict=True):
+            for key, number in offset_spikes(gathered.statistics[t].joint, coding.levels, t, lowest).items():
+                row[key + span] = number
+        group.create_dataset("offset_spikes", data=offsets, **CHECKED).attrs["first_key"] = -span
+        group["residual"].attrs["edges"] = RESIDUAL_EDGES
+        group["joint"].attrs["first_count"] = lowest
+    group.create_dataset("spikes_at", data=gathered.spikes_at)
+    group.create_dataset("spikes_per_neuron", data=gathered.spikes_per_neuron, chunks=True, **CHECKED)
+    group.create_dataset("per_sample_timestep", data=np.array(per_sample if grid else (), np.int64))
+    group.create_dataset("per_sample", data=gathered.per_sample, chunks=True, **CHECKED).attrs["columns"] = SUMS
+    group.create_dataset("first_input", data=gathered.first_input)
+
+
+def read(group: h5py.Group) -> LayerStatistics:
+    """What `write` wrote."""
+    grid = [int(t) for t in group["timestep"][()]]
+    stored = {f.name: group[f.name][()] for f in fields(Statistics)} if grid else {}
+    return LayerStatistics(
+        {t: Statistics(**{name: values[i] for name, values in stored.items()}) for i, t in enumerate(grid)},
+        group["spikes_at"][()],
+        group["spikes_per_neuron"][()],
+        group["per_sample"][()],
+        group["first_input"][()],
+    )
+
+
+def read_at(group: h5py.Group, timestep: int) -> Statistics | None:
+    """The statistics of one t, without reading the others; None where the grid has no such t."""
+    grid = group["timestep"][()]
+    where = np.flatnonzero(grid == timestep)
+    if not len(where):
+        return None
+    return Statistics(**{f.name: group[f.name][where[0]] for f in fields(Statistics)})

@@ -1,0 +1,366 @@
+"""Writes a recording batch by batch in parts, so that nothing that was committed can be lost.
+
+A part is a whole recording of some samples, at most about 256 MiB or a minute. It gets a temporary name, is closed,
+synced and renamed, the folder is synced, and a line goes into the ledger. At the end a single part becomes the
+recording by a rename; several get an index of virtual datasets. So the final name never stands for half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from probe.attribution import LayerStatistics
+from probe.errors import ProbeError
+from probe.recording import statistics as stored_statistics
+from probe.recording.schema import Batch, LayerInfo, RunInfo, Stored
+
+PART_BYTES = 256 << 20
+PART_SECONDS = 60.0
+LEDGER = "ledger.jsonl"
+STEPWISE = ("snn_input", "snn_spikes")
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of a recording lie."""
+    return path.with_name(path.name + ".parts")
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a target that exists or cannot be written.
+
+    Raises:
+        ProbeError: so it is.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise ProbeError(f"no folder {folder}", expected="an existing folder", next_step="create it or pass another -o")
+    if path.is_dir():
+        raise ProbeError(f"{path} is a folder", expected="a file name", next_step="pass -o FILE")
+    if not os.access(folder, os.W_OK) or not _writable(folder):
+        raise ProbeError(f"folder {folder} cannot be written", expected="a writable folder", next_step="pass another -o")
+    if overwrite:
+        return
+    if path.exists():
+        raise ProbeError(f"{path} exists", expected="a new file", next_step="pass --overwrite, or -o FILE")
+    if parts_folder(path).exists():
+        raise ProbeError(
+            f"{parts_folder(path)} holds the parts of an unfinished capture",
+            expected="a new file",
+            next_step="pass --overwrite to discard them, or -o FILE",
+        )
+
+
+def _writable(folder: Path) -> bool:
+    trial = folder / f".probe-{os.getpid()}"
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class PartLine:
+    """A line of the ledger: a part that is whole and on disk."""
+
+    name: str
+    bytes: int
+    first: int
+    samples: int
+    run_id: str
+
+
+class Writer:
+    """A sink that writes to HDF5: `append` arrays, `commit` now and then, `finish`.
+
+    Args:
+        path: the final name; it appears at `finish` only.
+        info: the run.
+        layers: the recorded layers.
+        overwrite: replace what is there, once the first new part is safe.
+        part_bytes, part_seconds: when `part_is_full` says so.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: RunInfo,
+        layers: Iterable[LayerInfo],
+        *,
+        overwrite: bool = False,
+        part_bytes: int = PART_BYTES,
+        part_seconds: float = PART_SECONDS,
+    ) -> None:
+        check_target(path, overwrite=overwrite)
+        self.path, self.info, self.layers = path, info, {layer.index: layer for layer in layers}
+        self._limits = part_bytes, part_seconds
+        self._folder = parts_folder(path)
+        self._made_folder = not self._folder.exists()
+        self._folder.mkdir(exist_ok=True)
+        self._parts: list[PartLine] = []
+        self._file: h5py.File | None = None
+        self._appended = 0
+        self.bytes_written = 0
+
+    # ------------------------------------------------------------------------------------------------- append
+
+    def append(self, layer: int | None, batch: Batch) -> None:
+        """Write a piece of one array; `layer` is None for what belongs to the network itself."""
+        file = self._open_part()
+        if layer is None:
+            group = "samples" if batch.field in ("index", "label", "digest_ann", "digest_snn") else "output"
+            dataset = file[f"{group}/{batch.field}"]
+        else:
+            dataset = file[f"layers/{layer}/{batch.field}"]
+        start = batch.first - self._first
+        stop = start + len(batch.values)
+        if len(dataset) < stop:
+            dataset.resize(stop, axis=0)
+        if batch.timestep is None:
+            dataset[start:stop] = batch.values
+        else:
+            dataset[start:stop, batch.timestep - 1] = batch.values
+        self._samples = max(self._samples, stop)
+        self._appended += batch.values.nbytes
+
+    @property
+    def part_is_full(self) -> bool:
+        """True when the current part has reached its size or age; ask between batches."""
+        if self._file is None:
+            return False
+        part_bytes, part_seconds = self._limits
+        return self._appended >= part_bytes or time.monotonic() - self._opened >= part_seconds
+
+    def _open_part(self) -> h5py.File:
+        if self._file is None:
+            self._name = f"part-{len(self._parts):06d}.h5"
+            self._first = self._parts[-1].first + self._parts[-1].samples if self._parts else 0
+            self._samples, self._appended, self._opened = 0, 0, time.monotonic()
+            # The cache holds the chunks that a batch leaves half filled, of every timestep.
+            self._file = h5py.File(self._folder / (self._name + ".tmp"), "w", rdcc_nbytes=8 << 20)
+            self._lay_out(self._file)
+        return self._file
+
+    def _lay_out(self, file: h5py.File) -> None:
+        for name, value in self.info.attributes().items():
+            file.attrs[name] = value
+        file.attrs["complete"], file.attrs["samples"] = False, 0
+        t, batch = self.info.timesteps, self.info.batch_size
+        for name, of_run in {
+            "samples/index": Stored((), np.int64),
+            "samples/label": Stored((), np.int64),
+            "samples/digest_ann": Stored((), np.uint64),
+            "samples/digest_snn": Stored((), np.uint64),
+            "output/ann": Stored((self.info.classes,), np.float32),
+            "output/snn": Stored((t, self.info.classes), np.float32),
+        }.items():
+            self._create(file, name, of_run, batch)
+        file.create_group("facts")
+        for layer in self.layers.values():
+            group = file.create_group(f"layers/{layer.index}")
+            self._describe(group, layer)
+            for name, of_layer in layer.arrays(self.info.record, t).items():
+                dataset = self._create(group, name, of_layer, batch)
+                if name == "ann_output" and dataset.dtype == np.uint8:
+                    dataset.attrs["encoding"] = "levels"
+            group.create_group("statistics")
+
+    @staticmethod
+    def _create(parent: h5py.Group, name: str, stored: Stored, batch: int) -> h5py.Dataset:
+        whole = np.dtype(stored.dtype).kind in "iu"
+        return parent.create_dataset(
+            name,
+            shape=(0, *stored.shape),
+            maxshape=(None, *stored.shape),
+            dtype=stored.dtype,
+            chunks=stored.chunks(batch, stepwise=name in STEPWISE),
+            fletcher32=True,
+            compression="gzip" if whole else None,
+            compression_opts=1 if whole else None,
+        )
+
+    @staticmethod
+    def _describe(group: h5py.Group, layer: LayerInfo) -> None:
+        group.attrs["name"], group.attrs["module"], group.attrs["neuron"] = layer.name, layer.module, layer.neuron
+        group.attrs["levels"] = layer.levels or 0
+        group.attrs["reset"] = layer.traits.get("reset", "subtract")
+        group.attrs["shape"], group.attrs["layout"] = np.array(layer.shape, np.int64), layer.layout
+        group.attrs["traits"] = json.dumps(layer.traits)
+        group.attrs["encoding"] = json.dumps({"constant_input": layer.constant_input, "levels": layer.encodable})
+        group.attrs["initial_fraction"] = layer.initial_fraction
+        threshold = np.asarray(layer.threshold, np.float32)
+        group.create_dataset("threshold", data=threshold)
+        group.create_dataset("initial_potential", data=threshold * np.float32(layer.initial_fraction))
+
+    # ------------------------------------------------------------------------------------------------- commit
+
+    def commit(self, gathered: dict[int, LayerStatistics], *, final: dict[str, Any] | None = None) -> None:
+        """Make the current part safe, with the statistics of its samples.
+
+        Args:
+            gathered: layer -> statistics of just these samples.
+            final: the run's facts and `complete`, when this is the last part.
+        """
+        file = self._open_part()
+        for index, statistics in gathered.items():
+            self._write_statistics(file, index, statistics)
+        file.attrs["samples"] = self._samples
+        if final is not None and not self._parts:
+            self._conclude(file, final)
+        file.close()
+        self._file = None
+        if not self._parts:
+            self._discard_old()
+        temporary, part = self._folder / (self._name + ".tmp"), self._folder / self._name
+        _sync(temporary)
+        os.replace(temporary, part)
+        _sync(self._folder)
+        line = PartLine(self._name, part.stat().st_size, self._first, self._samples, self.info.run_id)
+        with (self._folder / LEDGER).open("a") as ledger:
+            ledger.write(json.dumps(vars(line)) + "\n")
+            ledger.flush()
+            os.fsync(ledger.fileno())
+        self._parts.append(line)
+        self.bytes_written += line.bytes
+
+    def _write_statistics(self, file: h5py.File, index: int, statistics: LayerStatistics) -> None:
+        layer = self.layers[index]
+        codings = {t: coding for t in self.info.grid if (coding := layer.coding(t, self.info.timesteps))}
+        stored_statistics.write(file[f"layers/{index}/statistics"], statistics, codings, self.info.per_sample)
+
+    @staticmethod
+    def _conclude(file: h5py.File, final: dict[str, Any]) -> None:
+        for name, fact in final["facts"].items():
+            file["facts"].create_dataset(name, data=json.dumps(fact))
+        file.attrs["complete"] = final["complete"]
+
+    def _discard_old(self) -> None:
+        """Remove what `overwrite` replaces; called when the first new part is written."""
+        self.path.unlink(missing_ok=True)
+        for old in self._folder.iterdir():
+            if old.name != self._name + ".tmp":
+                old.unlink()
+
+    # ------------------------------------------------------------------------------------------------- finish
+
+    def finish(self, gathered: dict[int, LayerStatistics], facts: dict[str, Any], *, complete: bool = True) -> int:
+        """Commit the last part and let the recording appear under its final name.
+
+        Returns:
+            How many samples it holds; with 0 there is no file.
+        """
+        final = {"facts": facts, "complete": complete}
+        if self._file is not None:
+            self.commit(gathered, final=final)
+        if not self._parts:
+            self.discard()
+            return 0
+        samples = sum(part.samples for part in self._parts)
+        if len(self._parts) == 1:
+            part = self._folder / self._parts[0].name
+            with h5py.File(part, "r") as file:
+                concluded = "modes" in file["facts"]
+            if not concluded:
+                # The run broke after its only part was committed: say so in the part itself.
+                with h5py.File(part, "r+") as file:
+                    self._conclude(file, final)
+                _sync(part)
+            os.replace(part, self.path)
+            shutil.rmtree(self._folder)
+        else:
+            temporary = self._folder / "index.h5.tmp"
+            self._write_index(temporary, final, samples)
+            _sync(temporary)
+            os.replace(temporary, self.path)
+        _sync(self.path.parent)
+        return samples
+
+    def _write_index(self, target: Path, final: dict[str, Any], samples: int) -> None:
+        sources = [h5py.File(self._folder / part.name, "r") for part in self._parts]
+        with h5py.File(target, "w") as index, contextlib.ExitStack() as stack:
+            for source in sources:
+                stack.enter_context(source)
+            first = sources[0]
+            index.attrs.update(dict(first.attrs.items()))
+            index.attrs["samples"] = samples
+            index.attrs["parts"] = json.dumps([vars(part) for part in self._parts])
+            index.create_group("facts")
+            self._conclude(index, final)
+            names: list[str] = []
+            first.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            for layer in first["layers"]:
+                index.create_group(f"layers/{layer}").attrs.update(dict(first[f"layers/{layer}"].attrs.items()))
+            for name in names:
+                if "/statistics/" in name or name.startswith("facts/"):
+                    continue
+                if name.endswith(("/threshold", "/initial_potential")):
+                    first.copy(name, index, name)
+                    continue
+                self._link(index, name, [source[name] for source in sources])
+            for layer_index in self.layers:
+                parts = [stored_statistics.read(source[f"layers/{layer_index}/statistics"]) for source in sources]
+                total = parts[0]
+                for part in parts[1:]:
+                    total = total + part
+                index.create_group(f"layers/{layer_index}/statistics")
+                self._write_statistics(index, layer_index, total)
+
+    def _link(self, index: h5py.File, name: str, datasets: list[h5py.Dataset]) -> None:
+        shape = (sum(len(dataset) for dataset in datasets), *datasets[0].shape[1:])
+        layout = h5py.VirtualLayout(shape, datasets[0].dtype)
+        start = 0
+        for part, dataset in zip(self._parts, datasets, strict=True):
+            # Relative, so that the recording and its folder can be moved together.
+            source = h5py.VirtualSource(f"{self._folder.name}/{part.name}", name, dataset.shape)
+            layout[start : start + len(dataset)] = source
+            start += len(dataset)
+        index.create_virtual_dataset(name, layout).attrs.update(dict(datasets[0].attrs.items()))
+
+    def drop_part(self) -> None:
+        """Forget the current part, after a failed write for example; what was committed stays."""
+        if self._file is not None:
+            # A file that could not be written often cannot be closed either.
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self._file.close()
+            self._file = None
+            (self._folder / (self._name + ".tmp")).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Leave nothing behind; for a run that failed before its first commit."""
+        self.drop_part()
+        if not self._parts and self._made_folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make the file or folder survive a power cut; HDF5 itself never does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where `path` is to be written."""
+    return shutil.disk_usage(path.parent).free
+
+
+def digest(sample: npt.NDArray[Any]) -> int:
+    """64 bits of the BLAKE2b hash of an array's bytes."""
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(sample).data, digest_size=8).digest(), "little")
