@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from probe.plots import draw as draw
     from probe.recording import Recording as Recording
     from probe.recording import open_recording as open
-    from probe.run import capture as capture
+    from probe.session import capture as capture
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "capture": ("probe.run", "capture"),
+    "capture": ("probe.session", "capture"),
     "open": ("probe.recording", "open_recording"),
     "unevenness": ("probe.analysis", "unevenness"),
     "accuracy": ("probe.analysis", "accuracy"),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from probe.errors import ProbeError
 
+Indices = npt.NDArray[np.int64]
 DIGITS_SOURCE = (
     "scikit-learn's load_digits, a copy of the test set of the UCI ML hand-written digits data set "
     "(E. Alpaydin and C. Kaynak, 1998, CC BY 4.0)"
@@ -38,7 +39,7 @@ class DataSet:
     name: str
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
-    load: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+    load: Callable[[Indices], npt.NDArray[np.float32]]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,7 +114,7 @@ def _open_cifar10_jpeg(path: str, split: str) -> DataSet:
     start = np.concatenate([[0], np.cumsum(length)])
     mean, std = np.array(CIFAR10_MEAN, np.float32), np.array(CIFAR10_STD, np.float32)
 
-    def load(index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def load(index: Indices) -> npt.NDArray[np.float32]:
         from PIL import Image
 
         decoded = [Image.open(io.BytesIO(blob[start[i] : start[i + 1]].tobytes())).convert("RGB") for i in index]

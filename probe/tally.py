@@ -185,6 +185,9 @@ class LayerTally:
     def _count(self, t: int, coding: Coding) -> None:
         """Add the codes of this timestep to its histogram."""
         if self._dense:
+            # NaN, the one number that no clamp catches, becomes a code far below 0.
+            if int(self._code.min()) < 0:
+                raise FloatingPointError("NaN in a layer's input")
             bins = torch.bincount(self._code.view(-1), minlength=coding.size * self._lanes)
             self._bins[t] = self._bins[t].add_(bins) if t in self._bins else bins
             return
@@ -234,6 +237,11 @@ class LayerTally:
         self._samples.append(self._sums)
         self._spikes_at.append(self._step_sums)
         return n
+
+    @property
+    def touched(self) -> bool:
+        """True if a batch has ended since the last `take`."""
+        return bool(self._per_neuron)
 
     def take(self) -> LayerStatistics:
         """What the batches since the last call have added up to; starts anew."""

@@ -107,9 +107,9 @@ class Writer:
         check_target(path, overwrite=overwrite)
         self.path, self.info, self.layers = path, info, {layer.index: layer for layer in layers}
         self._limits = part_bytes, part_seconds
-        self._folder = parts_folder(path)
-        self._made_folder = not self._folder.exists()
-        self._folder.mkdir(exist_ok=True)
+        self.folder = parts_folder(path)
+        self._made_folder = not self.folder.exists()
+        self.folder.mkdir(exist_ok=True)
         self._parts: list[PartLine] = []
         self._file: h5py.File | None = None
         self._appended = 0
@@ -137,6 +137,11 @@ class Writer:
         self._appended += batch.values.nbytes
 
     @property
+    def committed(self) -> bool:
+        """True once a part is safe."""
+        return bool(self._parts)
+
+    @property
     def part_is_full(self) -> bool:
         """True when the current part has reached its size or age; ask between batches."""
         if self._file is None:
@@ -150,7 +155,7 @@ class Writer:
             self._first = self._parts[-1].first + self._parts[-1].samples if self._parts else 0
             self._samples, self._appended, self._opened = 0, 0, time.monotonic()
             # The cache holds the chunks that a batch leaves half filled, of every timestep.
-            self._file = h5py.File(self._folder / (self._name + ".tmp"), "w", rdcc_nbytes=8 << 20)
+            self._file = h5py.File(self.folder / (self._name + ".tmp"), "w", rdcc_nbytes=8 << 20)
             self._lay_out(self._file)
         return self._file
 
@@ -224,12 +229,12 @@ class Writer:
         self._file = None
         if not self._parts:
             self._discard_old()
-        temporary, part = self._folder / (self._name + ".tmp"), self._folder / self._name
+        temporary, part = self.folder / (self._name + ".tmp"), self.folder / self._name
         _sync(temporary)
         os.replace(temporary, part)
-        _sync(self._folder)
+        _sync(self.folder)
         line = PartLine(self._name, part.stat().st_size, self._first, self._samples, self.info.run_id)
-        with (self._folder / LEDGER).open("a") as ledger:
+        with (self.folder / LEDGER).open("a") as ledger:
             ledger.write(json.dumps(vars(line)) + "\n")
             ledger.flush()
             os.fsync(ledger.fileno())
@@ -250,7 +255,7 @@ class Writer:
     def _discard_old(self) -> None:
         """Remove what `overwrite` replaces; called when the first new part is written."""
         self.path.unlink(missing_ok=True)
-        for old in self._folder.iterdir():
+        for old in self.folder.iterdir():
             if old.name != self._name + ".tmp":
                 old.unlink()
 
@@ -270,7 +275,7 @@ class Writer:
             return 0
         samples = sum(part.samples for part in self._parts)
         if len(self._parts) == 1:
-            part = self._folder / self._parts[0].name
+            part = self.folder / self._parts[0].name
             with h5py.File(part, "r") as file:
                 concluded = "modes" in file["facts"]
             if not concluded:
@@ -279,9 +284,9 @@ class Writer:
                     self._conclude(file, final)
                 _sync(part)
             os.replace(part, self.path)
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self.folder)
         else:
-            temporary = self._folder / "index.h5.tmp"
+            temporary = self.folder / "index.h5.tmp"
             self._write_index(temporary, final, samples)
             _sync(temporary)
             os.replace(temporary, self.path)
@@ -289,7 +294,7 @@ class Writer:
         return samples
 
     def _write_index(self, target: Path, final: dict[str, Any], samples: int) -> None:
-        sources = [h5py.File(self._folder / part.name, "r") for part in self._parts]
+        sources = [h5py.File(self.folder / part.name, "r") for part in self._parts]
         with h5py.File(target, "w") as index, contextlib.ExitStack() as stack:
             for source in sources:
                 stack.enter_context(source)
@@ -324,7 +329,7 @@ class Writer:
         start = 0
         for part, dataset in zip(self._parts, datasets, strict=True):
             # Relative, so that the recording and its folder can be moved together.
-            source = h5py.VirtualSource(f"{self._folder.name}/{part.name}", name, dataset.shape)
+            source = h5py.VirtualSource(f"{self.folder.name}/{part.name}", name, dataset.shape)
             layout[start : start + len(dataset)] = source
             start += len(dataset)
         index.create_virtual_dataset(name, layout).attrs.update(dict(datasets[0].attrs.items()))
@@ -336,13 +341,13 @@ class Writer:
             with contextlib.suppress(OSError, RuntimeError, ValueError):
                 self._file.close()
             self._file = None
-            (self._folder / (self._name + ".tmp")).unlink(missing_ok=True)
+            (self.folder / (self._name + ".tmp")).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Leave nothing behind; for a run that failed before its first commit."""
         self.drop_part()
         if not self._parts and self._made_folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -6,9 +6,15 @@ pooling, addition, linear layers), so that the same network is an ANN with QCFS 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
 from probe.neurons import QCFS
+
+
+def _named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
 
 
 def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -20,21 +26,19 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> n
 def digits_vgg(levels: int = 8, classes: int = 10) -> nn.Sequential:
     """A VGG-like network for (sample, 1, 8, 8) images: five convolutions, one hidden linear layer, six QCFS layers."""
 
-    def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [*_convolution(inputs, outputs), QCFS(levels, threshold=2.0)]
+    def block(inputs: int, outputs: int, **pool: nn.Module) -> nn.Sequential:
+        convolution, norm = _convolution(inputs, outputs)
+        return _named(conv=convolution, norm=norm, act=QCFS(levels, threshold=2.0), **pool)
 
-    return nn.Sequential(
-        *block(1, 16),
-        *block(16, 16),
-        nn.AvgPool2d(2),
-        *block(16, 32),
-        *block(32, 32),
-        nn.AvgPool2d(2),
-        *block(32, 32),
-        nn.Flatten(),
-        nn.Linear(32 * 2 * 2, 64),
-        QCFS(levels, threshold=2.0),
-        nn.Linear(64, classes),
+    return _named(
+        block1=block(1, 16),
+        block2=block(16, 16, pool=nn.AvgPool2d(2)),
+        block3=block(16, 32),
+        block4=block(32, 32, pool=nn.AvgPool2d(2)),
+        block5=block(32, 32),
+        flatten=nn.Flatten(),
+        hidden=_named(linear=nn.Linear(32 * 2 * 2, 64), act=QCFS(levels, threshold=2.0)),
+        output=nn.Linear(64, classes),
     )
 
 
@@ -59,17 +63,19 @@ class ResidualBlock(nn.Module):
 
 def resnet20(levels: int = 8, classes: int = 10) -> nn.Sequential:
     """ResNet-20 (He et al., CVPR 2016, section 4.2) for (sample, 3, 32, 32) images; 19 QCFS layers, 0.27 M weights."""
-    blocks: list[nn.Module] = []
+    stages: dict[str, nn.Module] = {}
     inputs = 16
-    for outputs, first_stride in ((16, 1), (32, 2), (64, 2)):
+    for stage, (outputs, first_stride) in enumerate(((16, 1), (32, 2), (64, 2)), start=1):
+        blocks = []
         for stride in (first_stride, 1, 1):
             blocks.append(ResidualBlock(inputs, outputs, stride, levels))
             inputs = outputs
-    return nn.Sequential(
-        _convolution(3, 16),
-        QCFS(levels, threshold=2.0),
-        *blocks,
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, classes),
+        stages[f"stage{stage}"] = nn.Sequential(*blocks)
+    return _named(
+        stem=_convolution(3, 16),
+        stem_act=QCFS(levels, threshold=2.0),
+        **stages,
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        output=nn.Linear(64, classes),
     )

@@ -1,0 +1,304 @@
+"""From an open recording to the numbers in a table: one public function for each reading command.
+
+What they return is what `--json` prints; nothing here prints or draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.attribution import Coding, Statistics, larger_error, statistics_of, summarise
+from probe.errors import ProbeError
+from probe.layers import select_layers as select_layers
+from probe.recording import Layer, Recording, open_recording
+
+SAMPLES_AT_ONCE = 32
+"""Samples that a recomputation holds in memory."""
+
+
+def _opened(recording: Recording | str | Path) -> Recording:
+    return recording if isinstance(recording, Recording) else open_recording(recording)
+
+
+def _listed(layers: Sequence[str | int] | str | int | None) -> Sequence[str | int]:
+    if layers is None:
+        return ()
+    return [layers] if isinstance(layers, str | int) else layers
+
+
+def _check_timestep(recording: Recording, timestep: int | None) -> int:
+    if timestep is None:
+        return recording.timesteps
+    if not 1 <= timestep <= recording.timesteps:
+        raise ProbeError(f"t = {timestep}", expected=f"1 to T = {recording.timesteps}", next_step="pass -t N")
+    return timestep
+
+
+# ------------------------------------------------------------------------------------------------ unevenness
+
+
+def unevenness(
+    recording: Recording | str | Path = "recording.h5",
+    layers: Sequence[str | int] | str | int | None = None,
+    *,
+    timestep: int | None = None,
+    recompute: bool = False,
+) -> dict[str, Any]:
+    """Cases, attribution, offset spikes and residual potential of some layers at one t.
+
+    Args:
+        recording: an open one, or its path.
+        layers: specs (see `select_layers`); None for all.
+        timestep: t, from 1; None for T.
+        recompute: derive the statistics again from the recorded arrays, and refuse if they differ.
+
+    Returns:
+        The object that `probe unevenness --json` prints: counts of neurons times samples, errors in units of θ.
+
+    Raises:
+        ProbeError: no such layer or t, an array that the recording does not hold, or a difference.
+    """
+    opened = _opened(recording)
+    t = _check_timestep(opened, timestep)
+    chosen = select_layers(opened.layers, _listed(layers))
+    return {
+        "schema": "probe-unevenness/1",
+        "file": str(opened.path),
+        "timesteps": opened.timesteps,
+        "timestep": t,
+        "samples": opened.samples,
+        "complete": opened.complete,
+        "layers": [_layer_unevenness(layer, t, recompute) for layer in chosen],
+    }
+
+
+def _layer_unevenness(layer: Layer, t: int, again: bool) -> dict[str, Any]:
+    recording = layer.recording
+    coding = layer.coding(t)
+    oracle = recording.facts["oracles"].get(str(layer.index), {"applies": False, "violations": 0, "ties": 0})
+    head: dict[str, Any] = {
+        "index": layer.index,
+        "name": layer.name,
+        "threshold": describe_threshold(layer.threshold),
+        "levels": layer.levels,
+    }
+    if coding is None:
+        raise ProbeError(f"layer {layer.index} ({layer.name}) has no levels", expected="a QCFS layer")
+    statistics = statistics_at(layer, t, again=again)
+    summary = summarise(statistics, coding)
+    joint = statistics.joint
+    spikes = int((joint.sum(0) * (np.arange(joint.shape[1]) + coding.lowest_count)).sum())
+    head["count"] = summary.pop("count")
+    head["firing_rate"] = spikes / (head["count"] * t)
+    return {**head, **summary, "oracle": oracle}
+
+
+def describe_threshold(threshold: npt.NDArray[np.float32]) -> float | dict[str, Any]:
+    """θ as a number, or its spread where channels differ."""
+    if threshold.size == 1:
+        return float(threshold.reshape(()))
+    low, mean, high = float(threshold.min()), float(threshold.mean()), float(threshold.max())
+    return {"per": "channel", "min": low, "mean": mean, "max": high}
+
+
+def statistics_at(layer: Layer, t: int, *, again: bool = False) -> Statistics:
+    """A layer's statistics at one t: those kept in the recording, or derived from its arrays.
+
+    Raises:
+        ProbeError: the recording has neither; or, with `again`, the two differ.
+    """
+    kept = layer.statistics_at(t)
+    if kept is not None and not again:
+        return kept
+    coding = layer.coding(t)
+    assert coding is not None
+    if kept is None and not layer.has("snn_input"):
+        raise ProbeError(
+            f"{layer.recording.path} keeps no statistics at t = {t}",
+            expected="one of " + ", ".join(map(str, layer.recording.grid)),
+            next_step=f"capture again with --at {t}, or with --record full",
+        )
+    derived = recompute_statistics(layer, t, coding)
+    if kept is not None and not derived.same(kept):
+        raise ProbeError(
+            f"layer {layer.index} ({layer.name}): the statistics kept at t = {t} differ from those of the arrays",
+            expected="equal ones",
+            next_step="the file is damaged or was edited: capture again",
+        )
+    return derived
+
+
+def recompute_statistics(layer: Layer, t: int, coding: Coding) -> Statistics:
+    """The statistics at t from the recorded arrays: from `counts` at T, from `full` at every t.
+
+    Raises:
+        ProbeError: the recording does not hold the arrays.
+    """
+    total: Statistics | None = None
+    for first in range(0, layer.recording.samples, SAMPLES_AT_ONCE):
+        chosen = slice(first, min(first + SAMPLES_AT_ONCE, layer.recording.samples))
+        if t == layer.recording.timesteps:
+            count, input_sum = layer.read("spike_count", chosen), layer.read("input_sum", chosen)
+        else:
+            count = layer.read("snn_spikes", chosen, slice(0, t)).sum(1, dtype=np.int64)
+            input_sum = sum_inputs(layer.read("snn_input", chosen, slice(0, t)))
+        silenced = layer.read("silenced", chosen) if layer.info.silencing else None
+        codes = coding.encode(layer.levels_array(chosen), count, input_sum, layer.threshold, silenced)
+        here = statistics_of(codes, coding, first)
+        total = here if total is None else total + here
+    assert total is not None
+    return total
+
+
+def sum_inputs(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Σx over time, (sample, timestep, *neuron) to (sample, *neuron): float32, in the order of t, as in the capture."""
+    total = np.zeros_like(x[:, 0])
+    for t in range(x.shape[1]):
+        total += x[:, t]
+    return total
+
+
+# ----------------------------------------------------------------------------------------- accuracy, layers
+
+
+def accuracy(recording: Recording | str | Path = "recording.h5") -> dict[str, Any]:
+    """Accuracy of the ANN and of the SNN at every t, in [0, 1].
+
+    The SNN's class at t is the largest of its logits summed up to t.
+    """
+    opened = _opened(recording)
+    labels = opened.labels
+    summed = np.cumsum(opened.snn_logits.astype(np.float64), axis=1)
+    right = (summed.argmax(2) == labels[:, None]).mean(0)
+    return {
+        "schema": "probe-accuracy/1",
+        "file": str(opened.path),
+        "samples": opened.samples,
+        "complete": opened.complete,
+        "ann": float((opened.ann_logits.argmax(1) == labels).mean()),
+        "snn": {str(t + 1): float(value) for t, value in enumerate(right)},
+    }
+
+
+def layer_table(recording: Recording | str | Path = "recording.h5") -> dict[str, Any]:
+    """Each layer's name, shape, threshold, firing rate and the shares of neurons that never fire or always do.
+
+    A neuron is silent if it never fired in any sample, saturated if it fired at every t of every sample.
+    """
+    opened = _opened(recording)
+    rows = []
+    for layer in opened.layers:
+        spikes = layer.spikes_per_neuron
+        most = opened.samples * opened.timesteps
+        rows.append(
+            {
+                "index": layer.index,
+                "name": layer.name,
+                "shape": list(layer.shape),
+                "neurons": layer.neurons,
+                "neuron": layer.neuron,
+                "threshold": describe_threshold(layer.threshold),
+                "levels": layer.levels,
+                "firing_rate": float(spikes.sum() / (most * layer.neurons)),
+                "spikes_per_sample": float(spikes.sum() / opened.samples),
+                "silent": float((spikes == 0).mean()),
+                "saturated": float((spikes == most).mean()),
+            }
+        )
+    return {"schema": "probe-layers/1", "file": str(opened.path), "samples": opened.samples,
+            "complete": opened.complete, "layers": rows}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ trace
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One neuron over time; arrays are (timestep,), potentials and inputs in the unit of a.
+
+    Attributes:
+        neuron: its place in the layer, such as (channel, row, column).
+        ann_input: the ANN's pre-activation; None where the recording does not hold it.
+        ann_output: a.
+        x: the input x(t).
+        potential: v(t), after the reset, by the conservation law.
+        spike: s(t).
+        count: n(t).
+        snn_output: φ(t) = θ·n(t)/t.
+    """
+
+    layer_index: int
+    layer_name: str
+    sample: int
+    neuron: tuple[int, ...]
+    threshold: float
+    initial_potential: float
+    levels: int | None
+    ann_input: float | None
+    ann_output: float | None
+    x: npt.NDArray[np.float32]
+    potential: npt.NDArray[np.float32]
+    spike: npt.NDArray[np.int8]
+    count: npt.NDArray[np.int64]
+    snn_output: npt.NDArray[np.float64]
+
+
+def trace(recording: Recording | str | Path, layer: str | int, sample: int, neuron: Sequence[int] | str) -> Trace:
+    """Follow one neuron through one sample, as one would by hand: x(t), v(t) against θ, s(t), n(t).
+
+    Args:
+        recording: recorded with `full`.
+        layer: a spec that names one layer.
+        sample: its place in the recording, from 0; -1 for the last.
+        neuron: its place in the layer, numbers or "channel,row,column".
+
+    Raises:
+        ProbeError: no such layer, sample or neuron, or the recording does not hold the inputs.
+    """
+    opened = _opened(recording)
+    chosen = select_layers(opened.layers, [layer])
+    if len(chosen) != 1:
+        raise ProbeError(f"{layer!r} names {len(chosen)} layers", expected="one layer", next_step="pass its index")
+    found = chosen[0]
+    if not -opened.samples <= sample < opened.samples:
+        raise ProbeError(f"sample {sample}", expected=f"0 to {opened.samples - 1}", next_step="pass --sample N")
+    sample %= opened.samples
+    place = parse_neuron(found, neuron)
+    x = found.read("snn_input", sample)[(slice(None), *place)].astype(np.float32)
+    spike = found.read("snn_spikes", sample)[(slice(None), *place)].astype(np.int8)
+    threshold = float(np.broadcast_to(found.threshold, (1, *found.shape))[(0, *place)])
+    start = threshold * found.initial_fraction
+    count = np.cumsum(spike, dtype=np.int64)
+    potential = start + np.cumsum(x, dtype=np.float32) - np.float32(threshold) * count
+    return Trace(
+        layer_index=found.index, layer_name=found.name, sample=sample, neuron=place, threshold=threshold,
+        initial_potential=start, levels=found.levels,
+        ann_input=float(found.read("ann_input", sample)[place]) if found.has("ann_input") else None,
+        ann_output=float(found.read("ann_output", sample)[place]) if found.has("ann_output") else None,
+        x=x, potential=potential.astype(np.float32), spike=spike, count=count,
+        snn_output=threshold * count / np.arange(1, opened.timesteps + 1),
+    )  # fmt: skip
+
+
+def parse_neuron(layer: Layer, neuron: Sequence[int] | str) -> tuple[int, ...]:
+    """A neuron's place in the layer, from numbers or "channel,row,column".
+
+    Raises:
+        ProbeError: there is no such neuron.
+    """
+    expected = "one number" if len(layer.shape) == 1 else f"{len(layer.shape)} numbers"
+    expected += " below " + ",".join(map(str, layer.shape))
+    try:
+        place = tuple(int(part) for part in (neuron.split(",") if isinstance(neuron, str) else neuron))
+    except ValueError:
+        place = ()
+    if len(place) != len(layer.shape) or not all(0 <= i < size for i, size in zip(place, layer.shape, strict=True)):
+        raise ProbeError(f"neuron {neuron} of layer {layer.index} ({layer.name})", expected=expected,
+                         next_step="pass --neuron N,N,N")  # fmt: skip
+    return place

@@ -1,0 +1,76 @@
+"""Choosing layers: by index, slice, dotted name, glob or regular expression."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from probe.errors import ProbeError
+
+
+class Named(Protocol):
+    """Anything with a layer's index and name."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+L = TypeVar("L", bound=Named)
+
+
+def select_layers(layers: Sequence[L], specs: Sequence[str | int]) -> list[L]:
+    """The layers that any of `specs` names, in execution order; all of them without a spec.
+
+    Args:
+        layers: to choose from.
+        specs: each an index (`0`, `-1` counts from the last), a slice (`0:5`), a dotted name, a glob (`layer1.*`) or
+            `re:` and a regular expression that matches somewhere in the name.
+
+    Raises:
+        ProbeError: a spec matches none; it says which layers there are, or which names are near.
+    """
+    if not specs:
+        return list(layers)
+    chosen: dict[int, L] = {}
+    for spec in specs:
+        found = _match(layers, str(spec).strip())
+        if not found:
+            raise ProbeError(f"no layer {spec}", expected=_expected(layers, str(spec)), next_step="see `probe layers`")
+        chosen.update({layer.index: layer for layer in found})
+    return [layer for layer in layers if layer.index in chosen]
+
+
+def _match(layers: Sequence[L], spec: str) -> list[L]:
+    if re.fullmatch(r"-?\d+", spec):
+        index = int(spec)
+        if index < 0:
+            return list(layers[index : index + 1 or None]) if -index <= len(layers) else []
+        return [layer for layer in layers if layer.index == index]
+    if re.fullmatch(r"-?\d*:-?\d*(:-?\d+)?", spec):
+        parts = [int(part) if part else None for part in spec.split(":")]
+        if len(parts) == 3 and parts[2] == 0:
+            return []
+        return list(layers[slice(*parts)])
+    if spec.startswith("re:"):
+        try:
+            pattern = re.compile(spec[3:])
+        except re.error as error:
+            raise ProbeError(f"layer {spec!r} is no regular expression ({error})", expected="re:PATTERN") from None
+        return [layer for layer in layers if pattern.search(layer.name)]
+    exact = [layer for layer in layers if layer.name == spec]
+    return exact or [layer for layer in layers if fnmatch.fnmatchcase(layer.name, spec)]
+
+
+def _expected(layers: Sequence[L], spec: str) -> str:
+    names = [layer.name for layer in layers]
+    near = difflib.get_close_matches(spec, names, 3)
+    if near:
+        return "perhaps " + " or ".join(near)
+    shown = ", ".join(f"{layer.index} ({layer.name})" for layer in layers[:8])
+    return f"one of {shown}" + (f" ... {layers[-1].index} ({layers[-1].name})" if len(layers) > 8 else "")
