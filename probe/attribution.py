@@ -43,6 +43,7 @@ LEVEL_TOLERANCE = 1e-3
 """How far a·L/θ may be from a whole number before a layer is refused as no QCFS layer with that θ and L."""
 TIE = 1e-4
 """A neuron this close to a grid edge, in units of θ, may be flipped by float rounding."""
+TOO_LARGE = "the sums of squared errors no longer fit in 64 bits; use fewer samples a recording"
 
 
 class NotWhole(ValueError):
@@ -274,6 +275,10 @@ class Statistics:
     largest: Ints
 
     def __add__(self, other: Statistics) -> Statistics:
+        # The diagonal bounds all else: products by Cauchy and Schwarz, sums because whole numbers are.
+        squares = zip(self.products.diagonal(), other.products.diagonal(), strict=True)
+        if max(int(one) + int(two) for one, two in squares) >= 2**63:
+            raise OverflowError(TOO_LARGE)
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "largest"}
         return Statistics(**sums, largest=larger_error(self.largest, other.largest))
 
@@ -341,7 +346,7 @@ def count(rows: Rows, largest: Ints = NO_ERROR) -> Statistics:
     coding, counts = rows.coding, rows.counts
     pieces = rows.pieces()
     if int(np.abs(pieces).max(initial=0)) ** 2 * int(counts.sum()) >= 2**63:
-        raise OverflowError("the sums of squared errors no longer fit in 64 bits; use fewer samples a recording")
+        raise OverflowError(TOO_LARGE)
     inside = np.clip(rows.residual // coding.resolution, -1, 1) + 1
     limit = RESIDUAL_LIMIT * RESIDUAL_BINS_PER_THRESHOLD
     bins = np.clip(rows.residual * RESIDUAL_BINS_PER_THRESHOLD // coding.resolution + limit + 1, 0, 2 * limit + 1)

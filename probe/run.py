@@ -107,12 +107,9 @@ def survey(subject: Subject, x: Tensor) -> Survey:
 
         return hook
 
-    trained = tuple(
-        name or "the network itself"
-        for network in (subject.ann, subject.snn)
-        for name, module in network.named_modules()
-        if module.training
-    )
+    networks = (subject.ann, subject.snn)
+    found = [name for network in networks for name, module in network.named_modules() if module.training]
+    trained = tuple(dict.fromkeys(name or "the network itself" for name in found))
     # Version counters exist outside inference mode only.
     with torch.no_grad(), evaluating(subject.ann, subject.snn), contextlib.ExitStack() as stack:
         for pair in subject.layers:

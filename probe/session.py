@@ -122,6 +122,7 @@ class Capture:
             ("ann", ann.float().cpu().numpy()), ("snn", snn.float().cpu().numpy()),
         ):  # fmt: skip
             writer.append(None, Batch(name, first, values))
+        writer.check()
 
     def _keep_what_is_safe(self, writer: Writer, run: Run, error: OSError) -> None:
         writer.drop_part()

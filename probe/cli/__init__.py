@@ -1,1 +1,97 @@
-def main(): ...
+"""The commands, one file each: parse, call one library function, print.
+
+Tables go to stdout, progress and warnings to stderr. Exit codes: 0 done; 1 a check that was asked for failed; 2 the
+input is at fault; 3 an error of ours; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from probe import __version__
+from probe.errors import Interrupted, ProbeError
+
+COMMANDS = ("capture", "layers", "accuracy", "unevenness", "plot", "trace")
+"""Each is a module of this package with a click command called `command`; another command is a file and a word here."""
+
+EXIT_CHECK, EXIT_INPUT, EXIT_OURS, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+class Commands(click.Group):
+    """Loads a command when it is used, and turns exceptions into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"probe.cli.{cmd_name}").command
+        return command
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        """Run the command line and exit."""
+        extra["standalone_mode"] = False
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            sys.exit(self._guarded(args, prog_name or "probe", extra))
+
+    def _guarded(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
+        try:
+            result = super().main(args, prog_name, **extra)
+            return result if isinstance(result, int) else 0
+        except ProbeError as error:
+            complain(str(error))
+            return EXIT_INPUT
+        except click.ClickException as error:
+            error.show()
+            return EXIT_INPUT
+        except Interrupted as stopped:
+            complain(str(stopped))
+            return EXIT_INTERRUPTED
+        except (KeyboardInterrupt, click.Abort):
+            complain("interrupted")
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has closed it; what stdout still holds must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except Exception as error:
+            traceback.print_exc()
+            complain(f"this is an error of probe itself ({type(error).__name__}), please report it with the lines above")
+            return EXIT_OURS
+
+
+def printable(text: str) -> str:
+    """Text that may come from a file, with its control characters made visible and harmless."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    click.echo(f"probe: {printable(message)}", err=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_rest: Any, **_named: Any) -> None:
+    complain(f"warning: {message}" if category is not UserWarning else str(message))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="probe")
+def main() -> None:
+    """Layer-wise diagnostics of ANN-to-SNN conversion.
+
+    `probe capture` runs a network as ANN and as SNN on the same samples and records every spiking layer;
+    the other commands read the recording (by default ./recording.h5).
+
+    \b
+    Example:  probe capture && probe unevenness --layer 0
+    """

@@ -46,12 +46,9 @@ def adapt(model: nn.Module, neuron: str, spec: NeuronSpec, levels: int | None = 
                 expected="a threshold above 0",
                 next_step="train that layer again, or check that its threshold was loaded",
             )
-        neurons[name] = IF(threshold, spec)
+        neurons[name] = IF(threshold, spec).train(activation.training)
     snn = copy.deepcopy(ann)
     replace_modules(snn, neurons)
-    snn.train(ann.training)
-    for fresh in neurons.values():
-        fresh.train(ann.training)
     layers = tuple(
         LayerPair(
             name=name,

@@ -24,10 +24,11 @@ from probe.plots.saving import save
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from probe.analysis import Trace
     from probe.plots.choice import LayerChoice, NeuronChoice
     from probe.recording import Recording
 
-__all__ = ["KINDS", "Plot", "draw", "save"]
+__all__ = ["KINDS", "Plot", "draw", "draw_trace", "save"]
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,21 @@ def draw(
     from probe.plots.panels import compose
 
     return compose(kind, KINDS[kind], recording, layers, timestep, samples, neurons, size)
+
+
+def draw_trace(trace: Trace, *, size: tuple[float, float] | None = None) -> Figure:
+    """Draw one neuron over time, as `draw` does for the kind `trace`.
+
+    Args:
+        trace: from `probe.trace`.
+        size: width and height of the figure in inches.
+    """
+    from matplotlib.figure import Figure
+
+    from probe.plots import style
+    from probe.plots.neuron_trace import draw_steps
+
+    with style.applied():
+        figure = draw_steps(Figure(figsize=size or KINDS["trace"].size, layout="constrained"), trace)
+        figure.draw_without_rendering()
+    return figure

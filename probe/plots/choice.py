@@ -1,19 +1,19 @@
-"""What a plot is of: layers, samples, neurons and the statistics at one t, each refused with a reason where it is not."""
+"""What a plot is of: layers, samples, neurons, statistics at one t; what is not there is refused with a reason."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from probe.analysis import parse_neuron, select_layers
 from probe.attribution import Coding, Statistics
 from probe.errors import ProbeError
 from probe.recording import Layer, Recording
 
-Neuron = int | tuple[int, ...]
-"""A neuron of a layer: its indices, as (channel, row, column), or its flat index."""
+Neuron = int | str | tuple[int, ...]
+"""A neuron's place in its layer: indices, as (channel, row, column) or "channel,row,column", or one number."""
 LayerChoice = int | str | Layer | Sequence[int | str | Layer] | None
 NeuronChoice = Neuron | list[Neuron] | None
 
@@ -25,43 +25,21 @@ def choose_layers(recording: Recording, layers: LayerChoice) -> list[Layer]:
     if layers is None:
         return list(recording.layers)
     specs = [layers] if isinstance(layers, int | str | Layer) else layers
-    from probe.analysis import select_layers
-
-    return select_layers(recording.layers, [str(spec.index if isinstance(spec, Layer) else spec) for spec in specs])
+    if not specs:
+        raise ProbeError("no layer was chosen", expected="at least one", next_step="leave the choice out to take all")
+    return select_layers(recording.layers, [spec.index if isinstance(spec, Layer) else spec for spec in specs])
 
 
 def choose_sample(recording: Recording, sample: int) -> int:
-    """The sample, once it is known to be in the recording."""
-    if not 0 <= sample < recording.samples:
-        raise ProbeError(
-            f"no sample {sample}", expected=f"0 to {recording.samples - 1}, its index in {recording.path}"
-        )
-    return int(sample)
+    """A sample's index in the recording, from 0; -1 is the last."""
+    if not -recording.samples <= sample < recording.samples:
+        raise ProbeError(f"sample {sample}", expected=f"0 to {recording.samples - 1}", next_step="pass --sample N")
+    return int(sample) % recording.samples
 
 
 def choose_neuron(layer: Layer, neuron: Neuron) -> tuple[int, ...]:
     """The indices of a neuron, once it is known to be in the layer."""
-    place = tuple(int(i) for i in np.unravel_index(neuron, layer.shape)) if _is_flat(layer, neuron) else neuron
-    if not isinstance(place, tuple) or len(place) != len(layer.shape) or not all(
-        0 <= i < size for i, size in zip(place, layer.shape, strict=True)
-    ):
-        shown = ",".join(map(str, neuron)) if isinstance(neuron, tuple) else neuron
-        raise ProbeError(
-            f"no neuron {shown} in layer {layer.index}",
-            expected=f"{len(layer.shape)} indices below {','.join(map(str, layer.shape))}, counted from 0",
-        )
-    return tuple(int(i) for i in place)
-
-
-def _is_flat(layer: Layer, neuron: Neuron) -> bool:
-    return isinstance(neuron, int | np.integer) and 0 <= neuron < math.prod(layer.shape)
-
-
-def each_neuron(neurons: NeuronChoice) -> list[Neuron]:
-    """The chosen neurons as a list; a tuple is one neuron."""
-    if neurons is None:
-        return []
-    return list(neurons) if isinstance(neurons, list) else [neurons]
+    return parse_neuron(layer, (neuron,) if isinstance(neuron, int | np.integer) else neuron)
 
 
 class Counted(NamedTuple):
@@ -73,8 +51,8 @@ class Counted(NamedTuple):
     statistics: Statistics
 
     @property
-    def neurons(self) -> int:
-        """Neurons times samples."""
+    def total(self) -> int:
+        """Samples times neurons."""
         return int(self.statistics.cases.sum())
 
 
@@ -82,37 +60,38 @@ def counted(layers: Sequence[Layer], timestep: int | None) -> list[Counted]:
     """The layers' statistics at t; None stands for T.
 
     Raises:
-        ProbeError: t is not in the grid, or some layers have no statistics at all; all of them are named at once.
+        ProbeError: t is not in the grid, or some layers have no statistics at all; then all of them are named.
     """
     recording = layers[0].recording
-    t = recording.timesteps if timestep is None else int(timestep)
-    found, missing = [], []
+    t = recording.timesteps if timestep is None else timestep
+    found: list[Counted] = []
+    missing: list[Layer] = []
     for layer in layers:
-        coding = layer.coding(t) if 1 <= t <= recording.timesteps else None
         statistics = layer.statistics_at(t)
-        if coding is None or statistics is None:
+        coding = layer.coding(t) if statistics is not None else None
+        if statistics is None or coding is None:
             missing.append(layer)
         else:
             found.append(Counted(layer, t, coding, statistics))
     if missing:
-        raise _why_missing(recording, missing, t)
+        raise _why_missing(missing, t)
     return found
 
 
-def _why_missing(recording: Recording, missing: list[Layer], t: int) -> ProbeError:
-    """Why some layers have no statistics at t."""
-    for layer in missing:
-        grid = tuple(layer.statistics.statistics)
-        if layer.levels is not None and grid:
-            return ProbeError(
-                f"{recording.path} keeps no statistics at t = {t}",
-                expected="t of its grid: " + ", ".join(map(str, grid)),
-                next_step=f"pass one of them, or capture again with --at {t}" if 1 <= t <= recording.timesteps else "",
-            )
-    names = ", ".join(str(layer.index) for layer in missing)
-    plural = "s" if len(missing) > 1 else ""
-    if any(layer.levels is None for layer in missing):
-        got = f"layer{plural} {names} ha{'ve' if plural else 's'} no levels (a ReLU activation), so neither cases nor attribution"
+def _why_missing(layers: list[Layer], t: int) -> ProbeError:
+    recording = layers[0].recording
+    empty = [layer for layer in layers if layer.levels is None or not layer.statistics.statistics]
+    if not empty:
+        return ProbeError(
+            f"{recording.path} keeps no statistics at t = {t}",
+            expected="one of its grid, " + ", ".join(map(str, layers[0].statistics.statistics)),
+            next_step=f"capture again with --at {t}" if 1 <= t <= recording.timesteps else "pass another t",
+        )
+    names = ("layers " if len(empty) > 1 else "layer ") + ", ".join(f"{layer.index} ({layer.name})" for layer in empty)
+    if any(layer.levels is None for layer in empty):
+        got = f"{names}: no levels L, as of a ReLU activation, and so neither cases nor an attribution"
     else:
-        got = f"layer{plural} {names} ha{'ve' if plural else 's'} no statistics: the neurons do not promise what they rest on"
-    return ProbeError(got, expected="layers with a QCFS activation and soft-reset neurons", next_step="choose other layers")
+        got = f"{names}: no statistics, because the neurons do not promise what they rest on"
+    return ProbeError(
+        got, expected="QCFS activations and neurons with soft reset", next_step="choose other layers, or plot rates"
+    )

@@ -43,26 +43,25 @@ def check_target(path: str | Path, *, overwrite: bool = True) -> Path:
     return file
 
 
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG, SVG or PDF, replacing what is there.
+def save(figure: Figure, path: str | Path, *, overwrite: bool = True) -> Path:
+    """Write a figure as PNG, SVG or PDF.
 
     Args:
         figure: from `draw`, or any other.
         path: the suffix says the format.
+        overwrite: replace what is there.
 
     Returns:
         The path.
 
     Raises:
-        ProbeError: another suffix, or the file cannot be written.
+        ProbeError: another suffix, or the file exists or cannot be written.
     """
-    file = check_target(path)
-    import matplotlib
-
-    from probe.plots.style import STYLE
+    file = check_target(path, overwrite=overwrite)
+    from probe.plots import style
 
     suffix = file.suffix.lower()
-    with matplotlib.rc_context(STYLE):
+    with style.applied():
         try:
             figure.savefig(file, format=suffix[1:], **FORMATS[suffix])
         except OSError as error:

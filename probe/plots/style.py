@@ -1,20 +1,24 @@
 """What all plots share: colours that colour-blind readers can tell apart, words, titles and ticks that never overlap.
 
 Categories have the colours of Okabe and Ito (2008) and greys, one colour for each case and each piece everywhere;
-maps are `cividis`, differences `RdBu_r`, red where the SNN is over the ANN.
+maps are `viridis`, differences `RdBu_r`, red where the SNN is over the ANN.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from probe.attribution import CASES, TERMS
 
@@ -48,26 +52,34 @@ STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
     "text.usetex": False,
 }
-"""Set while a figure is drawn and while it is saved, never for the whole process."""
+"""matplotlib's settings for our figures, see `applied`."""
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 GREY, LIGHT = "#8C8C8C", "#D4D4D4"
-MAP, DIVERGING = "cividis", "RdBu_r"
+MAP, DIVERGING = "viridis", "RdBu_r"
 
 EQUAL, OVER, UNDER = GREY, RED, BLUE
 """φ = a, φ > a and φ < a, wherever only these are told apart; also spikes: negative ones are RED."""
 
+RESIDUAL_COLOURS: npt.NDArray[np.str_] = np.array([SKY, GREY, ORANGE])
+"""Residual potential below 0, inside [0, θ), above."""
 CASE_COLOURS = dict(zip(CASES, (LIGHT, ORANGE, SKY, EQUAL, OVER, UNDER), strict=True))
-CASE_LABELS = dict(
-    zip(CASES, ("a = 0, φ = a", "a = 0, φ > a", "a = 0, φ < a", "a > 0, φ = a", "a > 0, φ > a", "a > 0, φ < a"), strict=True)
-)  # fmt: skip
-TERM_COLOURS = dict(zip(TERMS, (BLACK, RED, PURPLE, ORANGE, GREEN, YELLOW, SKY), strict=True))
-TERM_LABELS = {term: term.replace("_", " ") for term in TERMS}
+CASE_LABELS = dict(zip(CASES, (f"a {sign} 0, φ {than} a" for sign in "=>" for than in "=><"), strict=True))
+TERM_COLOURS = dict(zip(TERMS, (BLACK, RED, PURPLE, ORANGE, GREEN, SKY, BLUE), strict=True))
+TERM_LABELS = {**{term: term.replace("_", " ") for term in TERMS}, "total": "total, φ − a"}
 
+INCOMPLETE = "(INCOMPLETE)"
+"""In the title of what was drawn from an incomplete recording."""
 LINE_HEIGHT = 0.155
 """Inches that a line of tick labels needs."""
+
+
+def applied() -> AbstractContextManager[None]:
+    """The style, for as long as a figure is drawn or saved, never for the whole process."""
+    settings: Any = STYLE
+    return matplotlib.rc_context(settings)
 
 
 # -------------------------------------------------------------------------------------------------------- words
@@ -91,9 +103,9 @@ def _characters(font: str) -> frozenset[int]:
     return frozenset(get_font(font).get_charmap())
 
 
-def layer_label(layer: Layer, limit: int = 28) -> str:
+def layer_label(layer: Layer) -> str:
     """A layer in a list of layers: its index and name."""
-    return f"{layer.index}  {clean(layer.name, limit)}"
+    return f"{layer.index}  {clean(layer.name, 30)}"
 
 
 def facts(recording: Recording, timestep: int | None = None, sample: int | None = None) -> str:
@@ -101,27 +113,18 @@ def facts(recording: Recording, timestep: int | None = None, sample: int | None 
     total = recording.timesteps
     when = f"t = {timestep} of T = {total}" if timestep not in (None, total) else f"T = {total}"
     who = f"{recording.samples} samples" if sample is None else f"sample {sample} of {recording.samples}"
-    return f"{when}, {who}" + ("" if recording.complete else " (INCOMPLETE RECORDING)")
+    return f"{when}, {who}" + ("" if recording.complete else f" {INCOMPLETE}")
 
 
-def title_of(
-    what: Layer | Recording, title: str = "", *, timestep: int | None = None, sample: int | None = None
-) -> str:
-    """The title of a panel: a layer, or the network and what is shown of it; below, the `facts`.
+def layer_title(layer: Layer, *, timestep: int | None = None, sample: int | None = None) -> str:
+    """The title of a panel that shows one layer: its index and name; below, the `facts`."""
+    return f"layer {layer_label(layer)}\n{facts(layer.recording, timestep, sample)}"
 
-    Args:
-        what: a layer, or the recording.
-        title: what is shown, before a network's name.
-        timestep: t where it is one; None stands for T.
-        sample: where one is shown.
-    """
-    if hasattr(what, "recording"):
-        head = f"layer {layer_label(what, 34)}"
-        recording = what.recording
-    else:
-        recording = what
-        head = f"{title}: {clean(str(recording.attributes.get('model', '')), 34)}".removesuffix(": ")
-    return f"{head}\n{facts(recording, timestep, sample)}"
+
+def network_title(recording: Recording, shown: str, *, timestep: int | None = None) -> str:
+    """The title of a panel that shows the network: what it shows, and of which model; below, the `facts`."""
+    model = clean(str(recording.attributes.get("model", "")), 34)
+    return f"{shown}, {model}\n{facts(recording, timestep)}"
 
 
 # --------------------------------------------------------------------------------------------------------- axes
@@ -150,8 +153,17 @@ def set_timesteps(axes: Axes, first: int, last: int, label: str = "timestep t") 
 
 
 def legend_beside(axes: Axes, **keywords: Any) -> Legend:
-    """A legend to the right of the axes, where it covers nothing whatever the height."""
+    """A legend to the right of the axes, where it covers nothing whatever their height."""
     return axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, **keywords)
+
+
+def legend_below(axes: Axes, **keywords: Any) -> Legend:
+    """A legend in one row below the label of the x axis."""
+    below = axes.transAxes + ScaledTranslation(0, -0.42, axes.figure.dpi_scale_trans)
+    return axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below, borderaxespad=0.0, ncols=4,
+        handlelength=1.3, columnspacing=1.2, **keywords,
+    )  # fmt: skip
 
 
 def colour_of_text(value: float) -> str:

@@ -8,6 +8,7 @@ recording by a rename; several get an index of virtual datasets. So the final na
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -83,6 +84,46 @@ class PartLine:
     run_id: str
 
 
+class Disk(io.FileIO):
+    """A file that HDF5 writes through, and that keeps a failed write to itself.
+
+    HDF5 cannot go on after a write that failed: it prints a page for each object it then cannot close, and may end
+    the process. So the failure is kept in `error`, the rest is thrown away, and the writer looks after each batch.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or note why not; either way say that it was written."""
+        size = memoryview(data).nbytes
+        try:
+            done = 0
+            while self.error is None and done < size:
+                done += super().write(memoryview(data).cast("B")[done:]) or 0
+        except OSError as error:
+            self.error = error
+        if self.error is not None:
+            self.seek(size, io.SEEK_CUR)
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length, or note why not."""
+        try:
+            if self.error is None:
+                super().truncate(size)
+        except OSError as error:
+            self.error = error
+        return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        """Read, with zeros for what was never written because of an error."""
+        done = super().readinto(buffer) or 0
+        if self.error is not None and done < memoryview(buffer).nbytes:
+            memoryview(buffer).cast("B")[done:] = bytes(memoryview(buffer).nbytes - done)
+            done = memoryview(buffer).nbytes
+        return done
+
+
 class Writer:
     """A sink that writes to HDF5: `append` arrays, `commit` now and then, `finish`.
 
@@ -136,6 +177,11 @@ class Writer:
         self._samples = max(self._samples, stop)
         self._appended += batch.values.nbytes
 
+    def check(self) -> None:
+        """Raise the OSError of a write that failed since the part was opened."""
+        if self._disk.error is not None:
+            raise self._disk.error
+
     @property
     def committed(self) -> bool:
         """True once a part is safe."""
@@ -155,7 +201,8 @@ class Writer:
             self._first = self._parts[-1].first + self._parts[-1].samples if self._parts else 0
             self._samples, self._appended, self._opened = 0, 0, time.monotonic()
             # The cache holds the chunks that a batch leaves half filled, of every timestep.
-            self._file = h5py.File(self.folder / (self._name + ".tmp"), "w", rdcc_nbytes=8 << 20)
+            self._disk = Disk(self.folder / (self._name + ".tmp"), "w+")
+            self._file = h5py.File(self._disk, "w", rdcc_nbytes=8 << 20)
             self._lay_out(self._file)
         return self._file
 
@@ -227,10 +274,17 @@ class Writer:
             self._conclude(file, final)
         file.close()
         self._file = None
+        temporary, part = self.folder / (self._name + ".tmp"), self.folder / self._name
+        try:
+            self.check()
+            os.fsync(self._disk.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            self._disk.close()
         if not self._parts:
             self._discard_old()
-        temporary, part = self.folder / (self._name + ".tmp"), self.folder / self._name
-        _sync(temporary)
         os.replace(temporary, part)
         _sync(self.folder)
         line = PartLine(self._name, part.stat().st_size, self._first, self._samples, self.info.run_id)
@@ -274,30 +328,31 @@ class Writer:
             self.discard()
             return 0
         samples = sum(part.samples for part in self._parts)
-        if len(self._parts) == 1:
-            part = self.folder / self._parts[0].name
-            with h5py.File(part, "r") as file:
-                concluded = "modes" in file["facts"]
-            if not concluded:
-                # The run broke after its only part was committed: say so in the part itself.
-                with h5py.File(part, "r+") as file:
-                    self._conclude(file, final)
-                _sync(part)
+        part = self.folder / self._parts[0].name
+        with h5py.File(part, "r") as file:
+            concluded = "modes" in file["facts"]
+        if len(self._parts) == 1 and concluded:
             os.replace(part, self.path)
             shutil.rmtree(self.folder)
         else:
+            # Also where the run broke after its only part was committed: what is safe is not touched again.
             temporary = self.folder / "index.h5.tmp"
-            self._write_index(temporary, final, samples)
-            _sync(temporary)
+            try:
+                self._write_index(temporary, final, samples)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
             os.replace(temporary, self.path)
         _sync(self.path.parent)
         return samples
 
     def _write_index(self, target: Path, final: dict[str, Any], samples: int) -> None:
         sources = [h5py.File(self.folder / part.name, "r") for part in self._parts]
-        with h5py.File(target, "w") as index, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             for source in sources:
                 stack.enter_context(source)
+            disk = stack.enter_context(Disk(target, "w+"))
+            index = stack.enter_context(h5py.File(disk, "w"))
             first = sources[0]
             index.attrs.update(dict(first.attrs.items()))
             index.attrs["samples"] = samples
@@ -322,6 +377,10 @@ class Writer:
                     total = total + part
                 index.create_group(f"layers/{layer_index}/statistics")
                 self._write_statistics(index, layer_index, total)
+            index.close()
+            if disk.error is not None:
+                raise disk.error
+            os.fsync(disk.fileno())
 
     def _link(self, index: h5py.File, name: str, datasets: list[h5py.Dataset]) -> None:
         shape = (sum(len(dataset) for dataset in datasets), *datasets[0].shape[1:])
@@ -337,10 +396,9 @@ class Writer:
     def drop_part(self) -> None:
         """Forget the current part, after a failed write for example; what was committed stays."""
         if self._file is not None:
-            # A file that could not be written often cannot be closed either.
-            with contextlib.suppress(OSError, RuntimeError, ValueError):
-                self._file.close()
+            self._file.close()
             self._file = None
+            self._disk.close()
             (self.folder / (self._name + ".tmp")).unlink(missing_ok=True)
 
     def discard(self) -> None:

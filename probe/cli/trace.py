@@ -1,0 +1,70 @@
+"""`probe trace`: one neuron over time, as a table and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from probe.cli.common import format_options, print_csv, print_json, print_table, printable, recording_argument
+
+
+@click.command()
+@recording_argument
+@click.option("--layer", default="0", show_default=True, metavar="SPEC", help="One layer.")
+@click.option("--sample", default=0, show_default=True, help="Its place in the recording.")
+@click.option("--neuron", required=True, metavar="N,N,N", help="Its place in the layer: channel, row, column.")
+@format_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw it too: .png, .svg or .pdf.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing picture.")
+def command(
+    file: Path, layer: str, sample: int, neuron: str, as_json: bool, as_csv: bool, output: Path | None, overwrite: bool
+) -> None:
+    """Follow one neuron over time: x(t), v(t) against θ, s(t), n(t), φ(t), and what the ANN gave.
+
+    Needs a recording made with --record full.
+
+    \b
+    Example:  probe trace --layer 1 --sample 3 --neuron 4,2,2 -o neuron.png
+    """
+    from probe.analysis import trace
+    from probe.recording import open_recording
+
+    with open_recording(file) as recording:
+        found = trace(recording, layer, sample, neuron)
+        label = int(recording.labels[found.sample])
+    steps = [
+        {
+            "t": t + 1, "x": float(found.x[t]), "v": float(found.potential[t]), "s": int(found.spike[t]),
+            "n": int(found.count[t]), "phi": float(found.snn_output[t]),
+        }
+        for t in range(len(found.x))
+    ]  # fmt: skip
+    if output is not None:
+        from probe.plots import draw_trace, save
+
+        save(draw_trace(found), output, overwrite=overwrite)
+        click.echo(f"{output}", err=as_json or as_csv)
+    if as_json:
+        head = {
+            "schema": "probe-trace/1", "file": str(file), "layer": found.layer_index, "name": found.layer_name,
+            "sample": found.sample, "neuron": list(found.neuron), "threshold": found.threshold,
+            "initial_potential": found.initial_potential, "levels": found.levels, "ann_input": found.ann_input,
+            "ann_output": found.ann_output,
+        }  # fmt: skip
+        return print_json({**head, "steps": steps})
+    if as_csv:
+        return print_csv(steps)
+    click.echo(
+        f"Layer {found.layer_index} ({printable(found.layer_name)})  neuron {','.join(map(str, found.neuron))}  "
+        f"sample {found.sample} (class {label})  θ = {found.threshold:.6f}  v(0) = {found.initial_potential:.6f}"
+    )
+    if found.ann_input is not None and found.ann_output is not None:
+        level = f" = {round(found.ann_output * found.levels / found.threshold)}·θ/{found.levels}" if found.levels else ""
+        click.echo(f"ANN: x = {found.ann_input:.6f}, a = {found.ann_output:.6f}{level}")
+    print_table(
+        ["t", "x(t)", "v(t)", "s(t)", "n(t)", "φ(t) = θ·n/t"],
+        [[r["t"], f"{r['x']:+.6f}", f"{r['v']:+.6f}", r["s"], r["n"], f"{r['phi']:.6f}"] for r in steps],
+        left=0,
+    )
+    return None

@@ -1,0 +1,143 @@
+"""`probe unevenness`: cases, attribution, offset spikes and residual potential, all layers or one in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probe.cli.common import (
+    format_options,
+    layer_option,
+    print_csv,
+    print_json,
+    print_table,
+    printable,
+    recording_argument,
+    share,
+    threshold_text,
+)
+
+PIECES = ("unevenness", "silencing", "initial_potential", "grid", "clipping", "inherited")
+FIELD_ORDER = (
+    ("α = 0, φ = α", "zero_equal"),
+    ("α = 0, φ > α (case 1)", "zero_over"),
+    ("α = 0, φ < α", "zero_under"),
+    ("α > 0, φ = α", "positive_equal"),
+    ("α > 0, φ > α (case 2)", "positive_over"),
+    ("α > 0, φ < α (case 3)", "positive_under"),
+)
+"""The field's own order, so that the rows can be laid beside a lab note."""
+
+
+@click.command()
+@recording_argument
+@layer_option
+@click.option("-t", "--timestep", type=int, help="t to look at.  [default: T]")
+@format_options
+@click.option("--recompute", is_flag=True, help="Derive the statistics again from the arrays; they must agree exactly.")
+def command(
+    file: Path, layers: tuple[str, ...], timestep: int | None, as_json: bool, as_csv: bool, recompute: bool
+) -> None:
+    """Say how the SNN's φ(t) differs from the ANN's α in each layer, and from where the error comes.
+
+    Without --layer one line a layer; with it each layer in full. Errors are in units of θ.
+
+    \b
+    Example:  probe unevenness --layer 0 -t 4
+    """
+    from probe.analysis import unevenness
+
+    found = unevenness(file, layers, timestep=timestep, recompute=recompute)
+    if as_json:
+        print_json(found)
+    elif as_csv:
+        print_csv([{**{key: found[key] for key in ("file", "timestep", "samples")}, **row} for row in found["layers"]])
+    elif layers:
+        for row in found["layers"]:
+            _print_layer(row, found)
+    else:
+        _print_overview(found)
+
+
+def _print_overview(found: Mapping[str, Any]) -> None:
+    click.echo(f"t = {found['timestep']} of T = {found['timesteps']}, {found['samples']} samples; errors in units of θ")
+    header = ["layer", "name", "neurons", "α > 0", "φ = α", "case 1", "case 2", "case 3", "α = 0, φ < α", "mean square"]
+    rows = []
+    for row in found["layers"]:
+        cases, count, pieces = row["cases"], row["count"], row["attribution"]
+        positive = sum(number for name, number in cases.items() if name.startswith("positive"))
+        equal = cases["zero_equal"] + cases["positive_equal"]
+        three = (cases["zero_over"], cases["positive_over"], cases["positive_under"], cases["zero_under"])
+        counts = (positive, equal, *three)
+        rows.append(
+            [row["index"], row["name"], f"{count:,}", *(share(number, count) for number in counts)]
+            + [f"{pieces['total']['mean_square']:.6f}"]
+            + [_share_text(pieces[name]["share"]) for name in PIECES]
+        )
+    print_table([*header, *(name.replace("_", " ") for name in PIECES)], rows, left=2)
+    click.echo("case 1: α = 0, φ > α; 2: α > 0, φ > α; 3: α > 0, φ < α; last six columns: shares of the mean square")
+
+
+def _share_text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    cases, local, count = row["cases"], row["local_cases"], row["count"]
+    click.echo(
+        f"Layer {row['index']} ({printable(row['name'])})  t = {found['timestep']} of T = {found['timesteps']}  "
+        f"L = {row['levels']}  θ = {threshold_text(row['threshold'])}  {found['samples']} samples"
+    )
+    positive = sum(number for name, number in cases.items() if name.startswith("positive"))
+    even = sum(number for name, number in local.items() if name.startswith("positive"))
+    rows = [["neurons counted", "", f"{count:,}", "", f"{count:,}"]]
+    for label, number, against in (("α > 0", positive, even), ("α = 0", count - positive, count - even)):
+        rows.append([label, share(number, count), f"{number:,}", share(against, count), f"{against:,}"])
+    for label, name in FIELD_ORDER:
+        rows.append([label, share(cases[name], count), f"{cases[name]:,}", share(local[name], count), f"{local[name]:,}"])
+    print_table(["", "α = ANN's a", "", "α = θ·n_even/t", ""], rows)
+    click.echo()
+    pieces = row["attribution"]
+    print_table(
+        ["attribution (units of θ)", "mean", "mean square", "share"],
+        [
+            [
+                name.replace("_", " "), f"{pieces[name]['mean']:+.6f}", f"{pieces[name]['mean_square']:.6f}",
+                _share_text(pieces[name].get("share")) if name != "total" else "",
+            ]
+            for name in ("total", *PIECES)
+        ],
+    )  # fmt: skip
+    click.echo()
+    print_table(
+        ["offset spikes", *row["offset_spikes"]],
+        [
+            ["neurons", *(f"{number:,}" for number in row["offset_spikes"].values())],
+            ["share", *(share(number, count) for number in row["offset_spikes"].values())],
+        ],
+    )
+    click.echo()
+    labels = {"below": "v(t) < 0", "inside": "0 <= v(t) < θ", "above": "v(t) >= θ", "silenced": "silenced by SRP"}
+    print_table(
+        ["residual potential", "share", "neurons"],
+        [[labels[name], share(number, count), f"{number:,}"] for name, number in row["residual"].items()],
+    )
+    _print_verdicts(row)
+
+
+def _print_verdicts(row: Mapping[str, Any]) -> None:
+    largest, oracle = row["largest_error"], row["oracle"]
+    if largest is not None:
+        click.echo(f"largest error {largest['error']:+.4f} θ: sample {largest['sample']}, neuron {largest['neuron']} (flat)")
+    if not oracle["applies"]:
+        return
+    if oracle.get("broken"):
+        click.echo(
+            f"ORACLE BROKEN: fed the same input at every t, yet {oracle['violations']:,} neurons err; samples are "
+            "mis-paired, time is read in the wrong order, or θ or v(0) is not what it is said to be"
+        )
+    else:
+        click.echo(f"oracle holds: fed the same input at every t, no unevenness ({oracle['ties']} ties)")

@@ -1,0 +1,42 @@
+"""Offset spikes: by how many spikes the SNN's count differs from what the ANN's output asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from probe import attribution
+from probe.plots.choice import counted
+from probe.plots.style import EQUAL, OVER, UNDER, layer_title
+from probe.recording import Layer
+
+MOST_WRITTEN = 9
+"""Up to so many bars, the share is written above each: the rare ones are too low to read."""
+
+
+def draw_offsets(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
+    """Draw the histogram of ψ = n − t·a/θ by its key sign(ψ)·⌈|ψ|⌉.
+
+    Args:
+        axes: to draw on.
+        layer: with statistics.
+        timestep: t of the grid; T where it is None.
+    """
+    one = counted([layer], timestep)[0]
+    offsets = attribution.offset_spikes(one.statistics.joint, one.coding.levels, one.timestep, one.coding.lowest_count)
+    keys, share = np.array(list(offsets)), np.array(list(offsets.values())) / one.total
+    colours = [EQUAL if key == 0 else OVER if key > 0 else UNDER for key in keys]
+    bars = axes.bar(keys, share, 0.85, color=colours)
+    if len(keys) <= MOST_WRITTEN:
+        axes.bar_label(bars, [f"{100 * value:.3g}%" for value in share], padding=2, fontsize=7.5)
+    widest = max(2, int(np.abs(keys).max()))
+    axes.set_xlim(-widest - 0.6, widest + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=11, integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(y=0.1)
+    symbol = "T" if one.timestep == layer.recording.timesteps else "t"
+    axes.set_xlabel(f"offset spikes n − {symbol}·a/θ, rounded away from 0")
+    axes.set_ylabel("share of neurons")
+    axes.set_title(layer_title(layer, timestep=timestep))
+    return axes

@@ -1,0 +1,59 @@
+"""What several tests share: a recording of the bundled network in each preset, and a shell-like runner."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import probe
+from probe.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the CIFAR-10 archive; a test that needs it is skipped where it is absent."""
+    folder = Path(os.environ.get("PROBE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "cifar10-jpeg.npz").is_file():
+        pytest.skip(f"no cifar10-jpeg.npz in {folder}; set PROBE_TEST_DATA to the folder that has it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a small recording of the bundled network once for each set of options; treat it as read-only."""
+    made: dict[str, Path] = {}
+    folder = tmp_path_factory.mktemp("recordings")
+
+    def make(**options: Any) -> Path:
+        key = json.dumps(options, sort_keys=True)
+        if key not in made:
+            output = folder / f"{len(made)}.h5"
+            made[key] = probe.capture(output=output, **{"samples": 40, "batch_size": 20, **options})
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def full(recordings: Callable[..., Path]) -> Path:
+    """40 samples, T = 8, everything recorded."""
+    return recordings()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`probe ...` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return invoke

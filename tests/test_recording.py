@@ -1,0 +1,207 @@
+"""The file: parts, index, commits, and what a reader does with files that are not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import probe
+from probe.errors import ProbeError
+from probe.recording.schema import PRESETS
+from probe.recording.writer import LEDGER, parts_folder
+from probe.session import plan
+from probe.spikes import pack, packed_size, unpack
+
+
+def test_spikes_round_trip() -> None:
+    spikes = np.random.default_rng(0).random((3, 5, 13)) < 0.3
+    packed = pack(spikes)
+    assert packed.shape == (3, 5, packed_size(13)) == (3, 5, 2)
+    np.testing.assert_array_equal(unpack(packed, 13), spikes)
+    # The two lines of the documentation, for a reader without probe.
+    np.testing.assert_array_equal(np.unpackbits(packed, axis=-1)[..., :13], spikes)
+
+
+@pytest.fixture
+def indexed(tmp_path: Path) -> Path:
+    """A recording in four parts."""
+    planned = plan(samples=40, batch_size=10, output=tmp_path / "parted.h5", timesteps=4)
+    planned.run(part_bytes=1)
+    return planned.path
+
+
+def test_parts_read_as_one_recording(indexed: Path, tmp_path: Path) -> None:
+    whole = probe.capture(samples=40, batch_size=10, output=tmp_path / "whole.h5", timesteps=4)
+    assert not parts_folder(whole).exists()
+    assert len(list(parts_folder(indexed).glob("part-*.h5"))) == 4
+    lines = [json.loads(line) for line in (parts_folder(indexed) / LEDGER).read_text().splitlines()]
+    assert [(line["first"], line["samples"]) for line in lines] == [(0, 10), (10, 10), (20, 10), (30, 10)]
+    with probe.open(whole) as one, probe.open(indexed) as other:
+        assert other.complete
+        assert other.samples == 40
+        np.testing.assert_array_equal(one.snn_logits, other.snn_logits)
+        np.testing.assert_array_equal(one.digests[0], other.digests[0])
+        for a, b in zip(one.layers, other.layers, strict=True):
+            for name in ("spike_count", "ann_output", "input_sum", "snn_spikes", "ann_input", "snn_input"):
+                np.testing.assert_array_equal(a.read(name), b.read(name))
+            for t in one.grid:
+                assert a.statistics.statistics[t].same(b.statistics.statistics[t])
+            np.testing.assert_array_equal(a.spikes_at, b.spikes_at)
+            np.testing.assert_array_equal(a.spikes_per_neuron, b.spikes_per_neuron)
+            np.testing.assert_array_equal(a.statistics.per_sample, b.statistics.per_sample)
+            np.testing.assert_array_equal(a.statistics.first_input, b.statistics.first_input)
+        assert probe.unevenness(other, recompute=True)["layers"] == probe.unevenness(one, recompute=True)["layers"]
+
+
+def test_a_recording_moves_with_its_parts_and_reads_from_anywhere(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with probe.open(indexed) as recording:
+        count = recording.layers[1].spike_count
+    shutil.move(indexed, elsewhere / indexed.name)
+    shutil.move(parts_folder(indexed), elsewhere / parts_folder(indexed).name)
+    monkeypatch.chdir("/")
+    with probe.open(elsewhere / indexed.name) as recording:
+        np.testing.assert_array_equal(recording.layers[1].spike_count, count)
+        assert count.sum() > 0
+
+
+@pytest.mark.parametrize("harm", ["missing", "shorter", "of another run"])
+def test_a_part_that_is_not_whole_is_refused(harm: str, indexed: Path, tmp_path: Path) -> None:
+    """HDF5 itself would read zeros, without a word."""
+    part = parts_folder(indexed) / "part-000002.h5"
+    if harm == "missing":
+        part.unlink()
+    elif harm == "shorter":
+        os.truncate(part, part.stat().st_size - 1000)
+    else:
+        with h5py.File(part, "r+") as file:
+            file.attrs["run_id"] = "f" * 32
+    with pytest.raises(ProbeError, match=r"part-000002\.h5"):
+        probe.open(indexed)
+
+
+def test_every_preset_holds_what_the_table_says(recordings: Callable[..., Path]) -> None:
+    held = {
+        "stats": set(),
+        "counts": {"spike_count", "ann_output", "input_sum"},
+        "spikes": {"spike_count", "ann_output", "input_sum", "snn_spikes"},
+        "full": {"spike_count", "ann_output", "input_sum", "snn_spikes", "ann_input", "snn_input"},
+    }
+    for preset in PRESETS:
+        path = recordings(record=preset)
+        with h5py.File(path) as file:
+            layer = file["layers/2"]
+            assert set(layer) - {"threshold", "initial_potential", "statistics"} == held[preset]
+            checked = [item for item in layer.values() if isinstance(item, h5py.Dataset) and item.ndim > 1]
+            assert all(item.fletcher32 for item in checked)
+        with probe.open(path) as recording:
+            assert probe.unevenness(recording)["layers"] == probe.unevenness(recordings())["layers"]
+            if preset != "full":
+                with pytest.raises(ProbeError, match="--record full"):
+                    _ = recording.layers[2].snn_input
+
+
+def test_plain_h5py_reads_it(full: Path) -> None:
+    with h5py.File(full) as file, probe.open(full) as recording:
+        layer = file["layers/1"]
+        theta, levels = layer["threshold"][()], layer.attrs["levels"]
+        a = (theta * layer["ann_output"][()].astype(np.float32)) / np.float32(levels)
+        np.testing.assert_array_equal(a, recording.layers[1].ann_output)
+        bits = np.unpackbits(layer["snn_spikes"][()], axis=-1)[..., : 16 * 64]
+        np.testing.assert_array_equal(bits.sum(1).reshape(-1, 16, 8, 8), layer["spike_count"][()])
+        assert file.attrs["format"] == "probe-recording"
+        assert file["layers/0/snn_input"].shape == (40, 1, 16, 8, 8)
+        assert layer["snn_input"].shape == (40, 8, 16, 8, 8)
+        assert recording.layers[0].snn_input.shape == (40, 8, 16, 8, 8)
+        assert recording.layers[0].read("snn_input", 3, slice(2, 5)).shape == (3, 16, 8, 8)
+
+
+def test_a_file_under_the_final_name_is_always_a_whole_one(tmp_path: Path) -> None:
+    """A capture killed in the middle leaves only the folder of parts, and every committed part is whole."""
+    script = (
+        "from probe.session import plan; import os, signal\n"
+        "p = plan(samples=40, batch_size=10, output='killed.h5')\n"
+        "p.run(lambda done, samples: os.kill(os.getpid(), signal.SIGKILL) if done == 30 else None, part_bytes=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    assert not (tmp_path / "killed.h5").exists()
+    parts = sorted((tmp_path / "killed.h5.parts").glob("part-*.h5"))
+    assert [part.name for part in parts] == ["part-000000.h5", "part-000001.h5"]
+    for part in parts:
+        with h5py.File(part) as file:
+            assert file["layers/3/spike_count"][()].shape[0] == file.attrs["samples"] == 10
+    with pytest.raises(ProbeError, match="unfinished capture"):
+        probe.open(tmp_path / "killed.h5")
+    with pytest.raises(ProbeError, match="unfinished capture"):
+        plan(output=tmp_path / "killed.h5")
+    probe.capture(samples=10, output=tmp_path / "killed.h5", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5"]
+
+
+def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for the disk: the write fails in the middle of the third part."""
+    script = (
+        "import resource, signal, sys; from probe.session import plan; from probe.errors import ProbeError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "p = plan(samples=60, batch_size=10, output='full.h5')\n"
+        "def squeeze(done, samples):\n"
+        "    if done == 30: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
+        "try: p.run(squeeze, part_bytes=2_000_000)\n"
+        "except ProbeError as error: print(error); sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "full.h5 failed" in done.stdout
+    assert "holds the first 20 samples" in done.stdout or "parts" in done.stdout
+    if (tmp_path / "full.h5").exists():
+        with pytest.warns(UserWarning, match="incomplete"), probe.open(tmp_path / "full.h5") as recording:
+            assert recording.samples == 20
+            probe.unevenness(recording, recompute=True)
+
+
+def test_a_full_disk_before_the_first_commit_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; from probe.session import plan; from probe.errors import ProbeError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "p = plan(samples=60, batch_size=10, output='full.h5')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
+        "try: p.run()\n"
+        "except ProbeError as error: print(error); sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "nothing was kept" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    paths = [probe.capture(samples=20, output=tmp_path / f"{i}.h5") for i in range(2)]
+    with h5py.File(paths[0]) as one, h5py.File(paths[1]) as other:
+        names: list[str] = []
+        one.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        assert len(names) > 100
+        for name in names:
+            np.testing.assert_array_equal(one[name][()], other[name][()])
+
+
+def test_selected_layers_keep_their_index(recordings: Callable[..., Path]) -> None:
+    with probe.open(recordings(layers=["block[23].act", "-1"])) as recording:
+        assert [(layer.index, layer.name) for layer in recording.layers] == [
+            (1, "block2.act"),
+            (2, "block3.act"),
+            (5, "hidden.act"),
+        ]
+        assert probe.unevenness(recording, "5")["layers"][0]["name"] == "hidden.act"
