@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from probe.families import Subject as Subject
     from probe.plots import draw as draw
     from probe.recording import Recording as Recording
-    from probe.recording import open_recording as open
+    from probe.recording import open_recording as open  # noqa: F401
     from probe.session import capture as capture
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _PUBLIC = {
     "Subject": ("probe.families", "Subject"),
     "ProbeError": ("probe.errors", "ProbeError"),
 }
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

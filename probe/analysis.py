@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.attribution import Coding, Statistics, larger_error, statistics_of, summarise
+from probe.attribution import Coding, Statistics, statistics_of, summarise
 from probe.errors import ProbeError
 from probe.layers import select_layers as select_layers
 from probe.recording import Layer, Recording, open_recording
@@ -270,8 +270,9 @@ def trace(recording: Recording | str | Path, layer: str | int, sample: int, neur
         raise ProbeError(f"sample {sample}", expected=f"0 to {opened.samples - 1}", next_step="pass --sample N")
     sample %= opened.samples
     place = parse_neuron(found, neuron)
-    x = found.read("snn_input", sample)[(slice(None), *place)].astype(np.float32)
-    spike = found.read("snn_spikes", sample)[(slice(None), *place)].astype(np.int8)
+    over_time: Any = (slice(None), *place)
+    x = found.read("snn_input", sample)[over_time].astype(np.float32)
+    spike = found.read("snn_spikes", sample)[over_time].astype(np.int8)
     threshold = float(np.broadcast_to(found.threshold, (1, *found.shape))[(0, *place)])
     start = threshold * found.initial_fraction
     count = np.cumsum(spike, dtype=np.int64)

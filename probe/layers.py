@@ -15,10 +15,12 @@ class Named(Protocol):
     """Anything with a layer's index and name."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """In execution order."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Dotted module path."""
 
 
 L = TypeVar("L", bound=Named)

@@ -126,9 +126,11 @@ class QCFS(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The activation of `x`, any shape."""
         return qcfs(x, self.threshold, self.levels)
 
     def extra_repr(self) -> str:
+        """For `print(network)`."""
         return f"levels={self.levels}, threshold={self.threshold.item():.4g}"
 
 
@@ -196,10 +198,11 @@ class IF(nn.Module):
         return self.spec.initial_potential * self.threshold
 
     def forward(self, x: Tensor) -> Tensor:
+        """θ·s: of one timestep, (sample, *neuron), or merged, (T * sample, *neuron)."""
         if self.timesteps is None:
             return self._step(x)
         self.reset()
-        steps = x.unflatten(0, (self.spec.presteps + self.timesteps, -1))
+        steps = x.reshape(self.spec.presteps + self.timesteps, -1, *x.shape[1:])
         merged = torch.cat([self._step(step) for step in steps])
         self.reset()
         return merged
@@ -222,6 +225,7 @@ class IF(nn.Module):
         return spike * self.threshold
 
     def extra_repr(self) -> str:
+        """For `print(network)`."""
         return f"spec={self.spec}, timesteps={self.timesteps}"
 
 

@@ -188,6 +188,7 @@ class Oracle:
 
     @property
     def broken(self) -> bool:
+        """The recording cannot be right."""
         return self.applies and (self.violations > 0 or self.input_difference > INPUT_TOLERANCE)
 
 
@@ -210,7 +211,7 @@ class Tap:
     clone_input: bool
     oracle: Oracle
     law: float | None = None
-    """Largest |v by the conservation law - the potential that the module shows|, in units of θ; None if it shows none."""
+    """Largest |v by the conservation law - v that the module shows|, in units of θ; None if it shows none."""
     timestep: int = 0
     """t of the SNN's forward in progress; 0 or less in the pre-steps."""
     first: int = 0
@@ -459,5 +460,3 @@ class Run:
                 if tap.oracle.applies
             },
         }
-
-

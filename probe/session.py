@@ -39,8 +39,8 @@ class Capture:
 
     Attributes:
         layers: the layers to record.
-        bytes_per_layer: layer index -> bytes of its arrays, before compression.
-        bytes: of all arrays together, logits included.
+        info, subject, surveyed, data: what it runs.
+        indices: of the samples, in the data set.
     """
 
     path: Path
@@ -54,6 +54,7 @@ class Capture:
 
     @property
     def bytes_per_layer(self) -> dict[int, int]:
+        """Before compression."""
         return {
             layer.index: len(self.indices)
             * sum(stored.bytes for stored in layer.arrays(self.info.record, self.info.timesteps).values())
@@ -62,6 +63,7 @@ class Capture:
 
     @property
     def bytes(self) -> int:
+        """Before compression, logits included."""
         logits = len(self.indices) * 4 * self.info.classes * (1 + self.info.timesteps)
         return sum(self.bytes_per_layer.values()) + logits
 
@@ -79,7 +81,12 @@ class Capture:
             Interrupted: Ctrl-C; the recording holds the samples up to there.
         """
         writer = Writer(
-            self.path, self.info, self.layers, overwrite=self.overwrite, part_bytes=part_bytes, part_seconds=part_seconds
+            self.path,
+            self.info,
+            self.layers,
+            overwrite=self.overwrite,
+            part_bytes=part_bytes,
+            part_seconds=part_seconds,
         )
         run = Run(
             self.subject, self.surveyed, self.layers, writer,
@@ -324,4 +331,3 @@ def oracle_message(captured: Captured) -> str:
         "ORACLE BROKEN: " + "; ".join(parts) + ". A first layer fed the same input at every t has no unevenness: "
         "samples are mis-paired, time is read in the wrong order, or θ or v(0) is not what it is said to be"
     )
-

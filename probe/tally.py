@@ -8,7 +8,6 @@ neurons of a layer have the same code, and adding to one place again and again w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +65,7 @@ class LayerTally:
     def _forget(self) -> None:
         self._bins: dict[int, Tensor] = {}
         self._found: dict[int, list[tuple[Ints, Ints]]] = {}
-        self._largest: dict[int, Ints] = {t: NO_ERROR for t in self.plan.codings}
+        self._largest: dict[int, Ints] = dict.fromkeys(self.plan.codings, NO_ERROR)
         self._spikes_at: list[Tensor] = []
         self._per_neuron: list[Tensor] = []
         self._samples: list[Tensor] = []

@@ -27,7 +27,7 @@ from probe.session import plan
 
 
 def test_a_recording_holds_what_plain_loops_see(full: Path) -> None:
-    """The same numbers by hand: forward the ANN, then the SNN step by step, and look at every module's in- and output."""
+    """The same numbers by hand: forward the ANN, then the SNN step by step, and look at every module."""
     network = zoo.load("digits")
     subject = adapt(network, "if")
     with probe.open(full) as recording:
@@ -92,7 +92,9 @@ def test_statistics_do_not_depend_on_the_batch_size(recordings: Callable[..., Pa
     with probe.open(recordings()) as first, probe.open(recordings(batch_size=7)) as second:
         assert np.array_equal(first.ann_logits.argmax(1), second.ann_logits.argmax(1))
         for one, other in zip(first.layers, second.layers, strict=True):
-            if not np.array_equal(one.snn_input, other.snn_input) or not np.array_equal(one.ann_output, other.ann_output):
+            if not np.array_equal(one.snn_input, other.snn_input) or not np.array_equal(
+                one.ann_output, other.ann_output
+            ):
                 continue
             for t in range(1, 9):
                 assert one.statistics.statistics[t].same(other.statistics.statistics[t])
@@ -232,9 +234,7 @@ def test_inputs_are_read_before_the_module_rewrites_them(tmp_path: Path) -> None
                 **{**vars(subject), "layers": tuple(pairs), "reset": lambda: [p.snn.inner.reset() for p in pairs]}
             )
         else:
-            subject = subject.__class__(
-                **{**vars(subject), "reset": lambda: [p.snn.reset() for p in subject.layers]}
-            )
+            subject = subject.__class__(**{**vars(subject), "reset": lambda: [p.snn.reset() for p in subject.layers]})
         surveyed = survey(subject, images[:1])
         assert bool(surveyed.rewrites) == rewriting
         kept: list[np.ndarray[Any, Any]] = []
@@ -316,7 +316,9 @@ def test_more_levels_and_more_times(recordings: Callable[..., Path]) -> None:
         for t in (12, 17, 40):
             probe.unevenness(recording, timestep=t, recompute=t != 17)
         for layer in recording.layers:
-            np.testing.assert_array_equal(layer.spikes_at, layer.snn_spikes.astype(int).sum((0, *range(2, 2 + len(layer.shape)))))
+            np.testing.assert_array_equal(
+                layer.spikes_at, layer.snn_spikes.astype(int).sum((0, *range(2, 2 + len(layer.shape))))
+            )
             np.testing.assert_array_equal(layer.spikes_per_neuron, layer.spike_count.astype(int).sum(0))
     with probe.open(recordings(timesteps=40, record="counts")) as recording:
         probe.unevenness(recording, recompute=True)

@@ -29,15 +29,17 @@ class Commands(click.Group):
     """Loads a command when it is used, and turns exceptions into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are used."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command's module is imported only now."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"probe.cli.{cmd_name}").command
         return command
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line and exit."""
         extra["standalone_mode"] = False
         with warnings.catch_warnings():
@@ -66,7 +68,8 @@ class Commands(click.Group):
             return 0
         except Exception as error:
             traceback.print_exc()
-            complain(f"this is an error of probe itself ({type(error).__name__}), please report it with the lines above")
+            name = type(error).__name__
+            complain(f"this is an error of probe itself ({name}), please report it with the lines above")
             return EXIT_OURS
 
 

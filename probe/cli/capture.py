@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from probe.cli import EXIT_CHECK, complain
-from probe.cli.common import bytes_text, layer_option, printable
+from probe.cli import EXIT_CHECK, complain, printable
+from probe.cli.common import bytes_text, layer_option
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Samples(click.ParamType[Any]):
     name = "N|all"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """The number, or None for all."""
         if value == "all":
             return None
         try:

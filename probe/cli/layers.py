@@ -27,7 +27,8 @@ def command(file: Path, as_json: bool, as_csv: bool) -> None:
         return print_json(table)
     if as_csv:
         return print_csv(table["layers"])
-    header = ["layer", "name", "neuron", "shape", "neurons", "L", "θ", "firing rate", "spikes/sample", "silent", "saturated"]
+    header = ["layer", "name", "neuron", "shape", "neurons", "L", "θ"]
+    header += ["firing rate", "spikes/sample", "silent", "saturated"]
     rows = [
         [
             row["index"], row["name"], row["neuron"], "x".join(map(str, row["shape"])), f"{row['neurons']:,}",

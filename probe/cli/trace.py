@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from probe.cli.common import format_options, print_csv, print_json, print_table, printable, recording_argument
+from probe.cli import printable
+from probe.cli.common import format_options, print_csv, print_json, print_table, recording_argument
 
 
 @click.command()
@@ -60,7 +61,8 @@ def command(
         f"sample {found.sample} (class {label})  θ = {found.threshold:.6f}  v(0) = {found.initial_potential:.6f}"
     )
     if found.ann_input is not None and found.ann_output is not None:
-        level = f" = {round(found.ann_output * found.levels / found.threshold)}·θ/{found.levels}" if found.levels else ""
+        k = round(found.ann_output * (found.levels or 0) / found.threshold)
+        level = f" = {k}·θ/{found.levels}" if found.levels else ""
         click.echo(f"ANN: x = {found.ann_input:.6f}, a = {found.ann_output:.6f}{level}")
     print_table(
         ["t", "x(t)", "v(t)", "s(t)", "n(t)", "φ(t) = θ·n/t"],

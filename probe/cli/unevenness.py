@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
+from probe.cli import printable
 from probe.cli.common import (
     format_options,
     layer_option,
     print_csv,
     print_json,
     print_table,
-    printable,
     recording_argument,
     share,
     threshold_text,
@@ -97,7 +97,8 @@ def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     for label, number, against in (("α > 0", positive, even), ("α = 0", count - positive, count - even)):
         rows.append([label, share(number, count), f"{number:,}", share(against, count), f"{against:,}"])
     for label, name in FIELD_ORDER:
-        rows.append([label, share(cases[name], count), f"{cases[name]:,}", share(local[name], count), f"{local[name]:,}"])
+        number, against = cases[name], local[name]
+        rows.append([label, share(number, count), f"{number:,}", share(against, count), f"{against:,}"])
     print_table(["", "α = ANN's a", "", "α = θ·n_even/t", ""], rows)
     click.echo()
     pieces = row["attribution"]
@@ -131,7 +132,8 @@ def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 def _print_verdicts(row: Mapping[str, Any]) -> None:
     largest, oracle = row["largest_error"], row["oracle"]
     if largest is not None:
-        click.echo(f"largest error {largest['error']:+.4f} θ: sample {largest['sample']}, neuron {largest['neuron']} (flat)")
+        place = f"sample {largest['sample']}, neuron {largest['neuron']} (flat index)"
+        click.echo(f"largest error {largest['error']:+.4f} θ: {place}")
     if not oracle["applies"]:
         return
     if oracle.get("broken"):

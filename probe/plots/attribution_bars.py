@@ -72,8 +72,9 @@ def _draw_over_time(axes: Axes, layer: Layer) -> Axes:
         # A piece that cannot occur is named, but its line would only hide others.
         drawn = slice(None) if squares[:, place].any() or term == "total" else slice(0)
         axes.plot(
-            steps[drawn], squares[drawn, place], "o-", ms=4, lw=2.4 if term == "total" else 1.5, clip_on=False, in_layout=False,
+            steps[drawn], squares[drawn, place], "o-", ms=4, lw=2.4 if term == "total" else 1.5,
             color=TERM_COLOURS[term], label=_label(term, squares[:, place]), zorder=2 if term == "total" else 3,
+            clip_on=False, in_layout=False,
         )  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.set_ylabel("mean square (θ²)")

@@ -42,7 +42,7 @@ def time_grid(timesteps: int, more: tuple[int, ...] = ()) -> tuple[int, ...]:
 def per_sample_grid(timesteps: int) -> tuple[int, ...]:
     """The at most 8 values of t at which sums are kept for each sample: T and the powers of two below."""
     powers = [1 << i for i in range(timesteps.bit_length()) if 1 << i < timesteps]
-    return tuple(powers[-7:] + [timesteps])
+    return (*powers[-7:], timesteps)
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,17 @@ class LayerInfo:
 
     @property
     def neurons(self) -> int:
+        """How many a sample has."""
         return math.prod(self.shape)
 
     @property
     def signed(self) -> bool:
+        """There are negative spikes."""
         return bool(self.traits.get("signed"))
 
     @property
     def silencing(self) -> bool:
+        """SRP's mask may silence neurons."""
         return bool(self.traits.get("presteps"))
 
     def coding(self, timestep: int, timesteps: int) -> Coding | None:
@@ -98,7 +101,7 @@ class LayerInfo:
 
     def arrays(self, preset: str, timesteps: int) -> dict[str, Stored]:
         """The per-sample datasets of a preset."""
-        count_type = np.int16 if self.signed or timesteps > 255 else np.uint8
+        count_type: Any = np.int16 if self.signed or timesteps > 255 else np.uint8
         if timesteps > 32_767:
             count_type = np.int32
         bits = (packed_size(self.neurons),)
@@ -128,7 +131,7 @@ class Stored:
     @property
     def bytes(self) -> int:
         """Per sample, before compression."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * int(np.dtype(self.dtype).itemsize)
 
     def chunks(self, samples: int, stepwise: bool) -> tuple[int, ...]:
         """About 1 MiB, whole samples of a divisor of the batch, one timestep where written step by step."""

@@ -13,7 +13,9 @@ from probe.recording.schema import SUMS
 CHECKED = {"fletcher32": True, "compression": "gzip", "compression_opts": 1}
 
 
-def write(group: h5py.Group, gathered: LayerStatistics, codings: dict[int, Coding], per_sample: tuple[int, ...]) -> None:
+def write(
+    group: h5py.Group, gathered: LayerStatistics, codings: dict[int, Coding], per_sample: tuple[int, ...]
+) -> None:
     """Fill a layer's empty `statistics` group."""
     grid = tuple(gathered.statistics)
     group.create_dataset("timestep", data=np.array(grid, np.int64))

@@ -50,7 +50,9 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise ProbeError(f"{path} is a folder", expected="a file name", next_step="pass -o FILE")
     if not os.access(folder, os.W_OK) or not _writable(folder):
-        raise ProbeError(f"folder {folder} cannot be written", expected="a writable folder", next_step="pass another -o")
+        raise ProbeError(
+            f"folder {folder} cannot be written", expected="a writable folder", next_step="pass another -o"
+        )
     if overwrite:
         return
     if path.exists():
@@ -153,8 +155,7 @@ class Writer:
         self.folder.mkdir(exist_ok=True)
         self._parts: list[PartLine] = []
         self._file: h5py.File | None = None
-        self._appended = 0
-        self.bytes_written = 0
+        self._first = self._samples = self._appended = 0
 
     # ------------------------------------------------------------------------------------------------- append
 
@@ -199,7 +200,8 @@ class Writer:
         if self._file is None:
             self._name = f"part-{len(self._parts):06d}.h5"
             self._first = self._parts[-1].first + self._parts[-1].samples if self._parts else 0
-            self._samples, self._appended, self._opened = 0, 0, time.monotonic()
+            self._samples = self._appended = 0
+            self._opened = time.monotonic()
             # The cache holds the chunks that a batch leaves half filled, of every timestep.
             self._disk = Disk(self.folder / (self._name + ".tmp"), "w+")
             self._file = h5py.File(self._disk, "w", rdcc_nbytes=8 << 20)
@@ -293,7 +295,6 @@ class Writer:
             ledger.flush()
             os.fsync(ledger.fileno())
         self._parts.append(line)
-        self.bytes_written += line.bytes
 
     def _write_statistics(self, file: h5py.File, index: int, statistics: LayerStatistics) -> None:
         layer = self.layers[index]

@@ -56,6 +56,7 @@ class ResidualBlock(nn.Module):
         self.act2 = QCFS(levels, threshold=4.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(sample, inputs, height, width) to (sample, outputs, height / stride, width / stride)."""
         y = self.conv2(self.act1(self.conv1(x)))
         out: Tensor = self.act2(y + self.shortcut(x))
         return out

@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from probe.data import DataSet, open_data
 from probe.zoo.networks import digits_vgg, resnet20
@@ -52,7 +52,7 @@ def augment(images: Tensor, shift: int, mirror: bool, generator: torch.Generator
     What moves in from outside is the image's own smallest value, its background.
     """
     samples, _, height, width = images.shape
-    padded = F.pad(images, (shift,) * 4, value=float(images.min()) if not mirror else 0.0)
+    padded = functional.pad(images, (shift,) * 4, value=float(images.min()) if not mirror else 0.0)
     down = torch.randint(2 * shift + 1, (samples, 1), generator=generator) + torch.arange(height)
     right = torch.randint(2 * shift + 1, (samples, 1), generator=generator) + torch.arange(width)
     if mirror:
@@ -77,7 +77,8 @@ def train(recipe: Recipe, data: DataSet, *, epochs: int, seed: int = 0, compiled
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    network = recipe.network().to(memory_format=torch.channels_last)
+    network = recipe.network()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     forward = torch.compile(network) if compiled else network
     images = torch.from_numpy(data.load(np.arange(len(data))))
     labels = torch.from_numpy(data.labels)
@@ -92,19 +93,21 @@ def train(recipe: Recipe, data: DataSet, *, epochs: int, seed: int = 0, compiled
     for epoch in range(epochs):
         start, total = time.perf_counter(), 0.0
         network.train()
-        for index in torch.randperm(len(data), generator=generator)[: steps * recipe.batch].split(recipe.batch):
+        order = torch.randperm(len(data), generator=generator)
+        for index in order[: steps * recipe.batch].view(steps, recipe.batch):
             x = augment(images[index], recipe.shift, recipe.mirror, generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
                 logits = forward(x.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), labels[index])
+            loss = functional.cross_entropy(logits.float(), labels[index])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             total += loss.item()
         seconds = time.perf_counter() - start
         click.echo(f"epoch {epoch + 1}/{epochs}  loss {total / steps:.4f}  {seconds:.0f} s", err=True)
-    return network.to(memory_format=torch.contiguous_format)
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network
 
 
 def save_weights(network: nn.Module, file: Path) -> None:
