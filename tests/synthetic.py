@@ -40,8 +40,10 @@ def write_recording(
         for i, name in enumerate(names)
     ]  # fmt: skip
     grid = time_grid(timesteps)
-    info = RunInfo(timesteps=timesteps, record=record, family="own", method="if", model=model, data="random", split="test",
-                   seed=0, classes=10, batch_size=samples, grid=grid, run_id="1")  # fmt: skip
+    info = RunInfo(
+        timesteps=timesteps, record=record, family="own", method="if", model=model, data="random", split="test",
+        seed=0, classes=10, batch_size=samples, grid=grid, run_id="1",
+    )  # fmt: skip
     writer = Writer(path, info, layers)
     numbers = np.arange(samples)
     network = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
@@ -47,6 +48,15 @@ from probe.attribution import (
     summarise,
 )
 from probe.neurons import IF, QCFS, NeuronSpec
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Layers are tiny here: threads would only wait for each other, ten times as long where the cores are taken."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 INITIALS = (Fraction(0), Fraction(1, 2), Fraction(1, 4), Fraction(3, 10))
 KINDS = ("if", "snm", "negspike", "negspike, unguarded", "srp", "srp+negspike")
@@ -387,7 +397,8 @@ def test_constant_input_has_no_unevenness(step: int, timesteps: int, kind: str, 
     pieces = dict(zip(TERMS, found.moments.tolist(), strict=True))
     assert pieces["unevenness"] == pieces["silencing"] == pieces["inherited"] == 0
     assert found.local_cases[:, 1:].sum() == 0
-    if initial == Fraction(1, 2):
+    # n_half is clipped to [0, T] even where n_even is clipped to [-T, T]: there this law holds for x >= 0 only.
+    if initial == Fraction(1, 2) and (x >= 0 or not neuron.unguarded):
         assert pieces["initial_potential"] == 0
         if levels == timesteps:
             assert pieces["total"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -27,7 +28,16 @@ from probe.neurons import (
     silenced_by_srp,
 )
 
-UNGUARDED = {f"{name}, unguarded": Negative(edge.threshold, edge.inclusive, False) for name, edge in NEGATIVE.items()}
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Layers are tiny here: threads would only wait for each other, ten times as long where the cores are taken."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+UNGUARDED = {f"{name}, unguarded": edge._replace(guarded=False) for name, edge in NEGATIVE.items()}
 KINDS = (*NEURONS, *UNGUARDED)
 PRESTEPS = 3
 

@@ -100,7 +100,7 @@ def _keywords(
 
 def _arrange(panels: int, size: tuple[float, float]) -> tuple[int, int]:
     """Rows and columns that make the figure about as wide as high."""
-    columns = max(1, min(panels, round(math.sqrt(panels * size[1] / size[0]))))
+    columns = max(1, min(panels, math.ceil(math.sqrt(panels * size[1] / size[0]))))
     return math.ceil(panels / columns), columns
 
 

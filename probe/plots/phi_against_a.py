@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
@@ -35,13 +36,27 @@ def draw_phi(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
         norm=LogNorm(1, max(10, int(joint.max()))),
     )
     axes.figure.colorbar(mesh, ax=axes, label="neurons (samples × neurons)")
-    a = np.linspace(0, 1, 64 * t + 1)
-    stairs = np.clip(np.floor(a * t + layer.initial_fraction + 1e-9), low, t) / t
     axes.plot([0, 1], [0, 1], "--", color="black", lw=1.0, label="φ = a")
-    axes.plot(a, stairs, color=RED, lw=1.3, label="exact conversion")
+    a, count = stairs(t, layer.initial_fraction)
+    axes.step(a, count / t, where="post", color=RED, lw=1.3, label="exact conversion")
     axes.set_facecolor("#F2F2F2")
     axes.set_xlabel("activation a / θ")
     axes.set_ylabel(f"SNN output φ({'T' if t == layer.recording.timesteps else 't'}) / θ")
     legend_below(axes)
     axes.set_title(layer_title(layer, timestep=timestep))
     return axes
+
+
+def stairs(timestep: int, initial: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Where n = clip(⌊t·a + v(0)⌋, 0, t) steps up as a goes from 0 to 1, and n from there on; all in units of θ.
+
+    Args:
+        timestep: t.
+        initial: v(0).
+    """
+    start = int(np.clip(np.floor(initial), 0, timestep))
+    count = np.arange(start, timestep + 1, dtype=np.float64)
+    a = np.maximum((count - initial) / timestep, 0.0)
+    a[0] = 0.0
+    reached = a < 1
+    return np.append(a[reached], 1.0), np.append(count[reached], count[reached][-1])

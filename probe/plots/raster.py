@@ -31,9 +31,10 @@ def draw_raster(axes: Axes, layer: Layer, sample: int = 0, neurons: Sequence[Neu
     timesteps = layer.recording.timesteps
     flat = [int(np.ravel_multi_index(place, layer.shape)) for place in places]
     trains = layer.read("snn_spikes", sample).reshape(timesteps, -1)[:, flat].T
-    # As bold as the time between two spikes lets them be.
-    width = float(np.clip(0.3 * 72 * axes.bbox.width / axes.figure.dpi / timesteps, 0.5, 4.0))
-    for sign, length, colour in ((1, 0.8, BLUE), (-1, 0.5, RED)):
+    # As bold as the time between two spikes lets them be, and a quarter of an inch high at most.
+    across, down = axes.bbox.width / axes.figure.dpi / timesteps, axes.bbox.height / axes.figure.dpi / len(places)
+    width, height = float(np.clip(0.3 * 72 * across, 0.5, 4.0)), min(0.8, 0.25 / down)
+    for sign, length, colour in ((1, height, BLUE), (-1, 0.6 * height, RED)):
         times = [np.flatnonzero(train == sign) + 1 for train in trains]
         axes.eventplot(times, lineoffsets=range(len(times)), linelengths=length, linewidths=width, colors=colour)
     if (trains < 0).any():
