@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from click.testing import Result
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
-from synthetic import write_recording
 
 import probe
 from probe import plots
@@ -24,6 +24,7 @@ from probe.attribution import CASES, RESIDUAL_EDGES
 from probe.plots import KINDS, draw, save
 from probe.plots.style import CASE_COLOURS, TERM_COLOURS, clean
 from probe.recording import Layer, Recording
+from tests.synthetic import write_recording
 
 
 @pytest.fixture
@@ -128,8 +129,17 @@ def test_the_stairs_round_a_to_the_grid_of_t(recording: Recording, timestep: int
     """With v(0) = θ/2 an input of a for t steps gives ⌊t·a/θ + ½⌋ spikes."""
     line, stairs = draw(recording, "phi", layers=1, timestep=timestep).axes[0].lines
     assert np.interp(a, *line.get_data()) == pytest.approx(a)
-    nearest = int(np.argmin(np.abs(np.asarray(stairs.get_xdata()) - a)))
-    assert stairs.get_ydata()[nearest] * timestep == pytest.approx(count)
+    step = np.searchsorted(stairs.get_xdata(), a, side="right") - 1
+    assert stairs.get_ydata()[step] * timestep == pytest.approx(count)
+
+
+@pytest.mark.parametrize("initial", [-0.25, 0.0, 0.3, 0.5, 1.0, 1.7])
+def test_the_stairs_for_any_initial_potential(initial: float) -> None:
+    from probe.plots.phi_against_a import stairs
+
+    edges, count = stairs(4, initial)
+    for a in np.arange(0.003, 1, 0.01):
+        assert count[np.searchsorted(edges, a, side="right") - 1] == np.clip(np.floor(4 * a + initial), 0, 4)
 
 
 def test_offsets_match_a_direct_count(recording: Recording) -> None:
@@ -189,7 +199,7 @@ def test_negative_spikes_are_told_apart(made: Callable[..., Recording]) -> None:
     spikes = layer.snn_spikes[0]
     assert sum(drawn[: layer.neurons]) == (spikes == 1).sum()
     assert sum(drawn[layer.neurons :]) == (spikes == -1).sum() > 0
-    colours = {tuple(row.get_color()[0]) for row in axes.collections}
+    colours = {tuple(row.get_color()) for row in axes.collections}
     assert len(colours) == 2
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["spike", "negative spike"]
 
@@ -229,9 +239,8 @@ def test_trace_shows_the_law(recording: Recording) -> None:
     path = middle.lines[0].get_ydata()
     np.testing.assert_allclose(path[1::2], path[:-1:2] + x, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(path[1::2] - path[2::2], spikes * float(layer.threshold), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        bottom.lines[0].get_ydata(), layer.threshold * spikes.cumsum() / np.arange(1, 9), rtol=1e-6
-    )
+    phi = layer.threshold * spikes.cumsum() / np.arange(1, 9)
+    np.testing.assert_allclose(bottom.lines[0].get_ydata(), phi, rtol=1e-6)
     assert bottom.lines[1].get_ydata()[0] == pytest.approx(float(layer.ann_output[3, 4, 2, 2]))
     alone = plots.draw_trace(found)
     np.testing.assert_array_equal(alone.axes[1].lines[0].get_ydata(), path)
@@ -280,22 +289,20 @@ def fifty(made: Callable[..., Recording]) -> Recording:
 
 
 def boxes_of(figure: Figure, texts: list) -> list[Bbox]:
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     shown = [text for text in texts if text.get_text() and text.get_visible()]
     return [text.get_window_extent(renderer) for text in shown]
 
 
 def overlapping(boxes: list[Bbox]) -> list[tuple[Bbox, Bbox]]:
-    return [
-        (one, other) for one, other in itertools.combinations(boxes, 2) if one.padded(-0.5).overlaps(other.padded(-0.5))
-    ]
+    smaller = [box.padded(-0.5) for box in boxes]
+    return [(one, other) for one, other in itertools.combinations(smaller, 2) if one.overlaps(other)]
 
 
 @pytest.mark.parametrize("size", [None, (6.0, 4.0), (16.0, 9.0)])
 @pytest.mark.parametrize("kind", ["rates", "cases", "attribution"])
 def test_fifty_layers_are_legible(fifty: Recording, kind: str, size: tuple[float, float] | None) -> None:
     figure = draw(fifty, kind, size=size)
-    figure.canvas.draw()
     axes = figure.axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         boxes = boxes_of(figure, labels)
@@ -311,15 +318,15 @@ def test_fifty_layers_are_legible(fifty: Recording, kind: str, size: tuple[float
 @pytest.mark.parametrize("kind", ["phi", "residual", "offsets", "raster", "features"])
 def test_panels_do_not_overlap(fifty: Recording, kind: str) -> None:
     figure = draw(fifty, kind, layers="0:12" if kind != "features" else "0:3")
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
     assert not overlapping([box for box in boxes if box is not None])
     for axes in figure.axes:
         for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
             assert not overlapping(boxes_of(figure, labels))
     width, height = figure.canvas.get_width_height()
-    assert all(-1 <= box.x0 and box.x1 <= width + 1 and -1 <= box.y0 and box.y1 <= height + 1 for box in boxes if box)
+    inside = Bbox([[-1, -1], [width + 1, height + 1]])
+    assert all(Bbox.intersection(inside, box).bounds == box.bounds for box in boxes if box is not None)
 
 
 def test_one_sample_one_neuron_one_timestep(made: Callable[..., Recording], tmp_path: Path) -> None:
@@ -361,11 +368,11 @@ def test_neither_pyplot_nor_torch_nor_the_users_settings(full: Path, tmp_path: P
 import sys, probe.plots
 assert not any(name.partition(".")[0] in ("matplotlib", "h5py", "numpy") for name in sys.modules)
 import matplotlib
-before = dict(matplotlib.rcParams)
+before = matplotlib.rcParams.copy()
 with probe.open({str(full)!r}) as recording:
     for kind in probe.plots.KINDS:
         probe.plots.save(probe.draw(recording, kind), {str(tmp_path)!r} + "/x.png")
-assert dict(matplotlib.rcParams) == before
+assert matplotlib.rcParams.copy() == before
 print([name for name in ("matplotlib.pyplot", "torch") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
