@@ -198,16 +198,24 @@ def levels_of(activation: Floats, threshold: Floats, levels: int) -> Ints:
     return whole
 
 
-def near_tie(input_sum: Floats, threshold: Floats, initial_potential: float) -> npt.NDArray[np.bool_]:
+def near_tie(
+    input_sum: Floats, threshold: Floats, initial_potential: float, timesteps: int = 1
+) -> npt.NDArray[np.bool_]:
     """True where (Σx + v(0))/θ lies within 1e-4 of a whole number: rounding may flip a spike there.
+
+    A float32 sum of T inputs of one sign is off by up to T·2⁻²⁴·Σx, which passes 1e-4 from about T = 40 on, and the
+    neuron's own potential by up to T·2⁻²⁴ of a few θ: then that is the distance.
 
     Args:
         input_sum: Σx, any shape.
         threshold: θ, broadcastable to it.
         initial_potential: v(0) in units of θ.
+        timesteps: how many inputs were summed.
     """
-    u = input_sum.astype(np.float64) / threshold + initial_potential
-    near: npt.NDArray[np.bool_] = np.abs(u - np.rint(u)) <= TIE
+    u = input_sum.astype(np.float64) / threshold
+    rounding = timesteps * 2.0**-24 * (np.abs(u) + 2)
+    distance = np.abs(u + initial_potential - np.rint(u + initial_potential))
+    near: npt.NDArray[np.bool_] = distance <= np.maximum(TIE, rounding)
     return near
 
 

@@ -352,7 +352,7 @@ class Tap:
         silenced = self.pair.silenced()
         if silenced is not None:
             wrong &= ~numpy_of(silenced)
-        tie = wrong & near_tie(total, self.pair.threshold, self.info.initial_fraction)
+        tie = wrong & near_tie(total, self.pair.threshold, self.info.initial_fraction, self.timesteps)
         self.oracle.ties += int(tie.sum())
         self.oracle.violations += int((wrong & ~tie).sum())
 

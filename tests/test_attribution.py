@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import (
-    TERMS,
-    Described,
-    Neuron,
-    describe,
-    exact,
-    near_edge,
-    near_level_edge,
-    qcfs_level,
-    shares,
-    simulate,
-    tabulate,
-)
 
 from probe import attribution
 from probe.attribution import (
@@ -44,10 +32,26 @@ from probe.attribution import (
     near_tie,
     offset_spikes,
     statistics_of,
-    sums_of,
     summarise,
+    sums_of,
 )
+from probe.data import DataSet
 from probe.neurons import IF, QCFS, NeuronSpec
+from probe.session import plan
+from tests.reference import (
+    TERMS,
+    Described,
+    Neuron,
+    describe,
+    exact,
+    near_edge,
+    near_level_edge,
+    qcfs_level,
+    shares,
+    simulate,
+    tabulate,
+)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -66,7 +70,7 @@ WHOLE = settings(deadline=None, derandomize=True, database=None, max_examples=40
 
 @dataclass(frozen=True)
 class Layer:
-    """Neurons (sample, channel, place) with a threshold per channel, as arrays for `probe` and in words of section 3."""
+    """Neurons (sample, channel, place), a threshold per channel: as arrays for `probe`, and as section 3 has them."""
 
     coding: Coding
     level: npt.NDArray[np.int64]
@@ -116,13 +120,17 @@ def make_layer(
                 # Half of the neurons stand on the level of their own mean input: they have no inherited error.
                 level[at] = qcfs_level(total / timestep, theta, levels)
             counts[at], sums[at], silenced[at] = trace.count, float(total), trace.silenced
-            described[-1].append(
-                describe(int(level[at]), trace.count, total, neuron, levels, timestep, trace.silenced)
-            )
+            described[-1].append(describe(int(level[at]), trace.count, total, neuron, levels, timestep, trace.silenced))
     silencing = "srp" in kind
     coding = Coding(levels, timestep, timesteps or timestep, float(initial), unguarded, silencing)
     return Layer(
-        coding, level, counts, sums, np.array(thresholds, np.float32)[:, None], silenced if silencing else None, described
+        coding,
+        level,
+        counts,
+        sums,
+        np.array(thresholds, np.float32)[:, None],
+        silenced if silencing else None,
+        described,
     )
 
 
@@ -436,7 +444,8 @@ def test_mis_paired_samples_break_the_oracle() -> None:
     coding = Coding(8, 8, 8)
     level = levels_of(QCFS(8, 1.0)(x).detach().numpy(), np.float32([1]), 8)
     right, wrong = (
-        statistics_of(coding.encode(k, n, (8 * x).numpy(), np.float32([1])), coding) for k in (level, np.roll(level, 1, 0))
+        statistics_of(coding.encode(k, n, (8 * x).numpy(), np.float32([1])), coding)
+        for k in (level, np.roll(level, 1, 0))
     )
     assert right.cases[:, 1:].sum() <= 3
     assert wrong.cases[:, 1:].sum() > 1000
@@ -516,6 +525,38 @@ def test_near_tie() -> None:
     # θ = 2, v(0) = 1: (Σx + 1)/2 is whole at Σx = 1, 3, ...; a tie is up to 0.0002 away.
     sums = np.array([1, 3.00019, 2.99981, 3.00021, 2.99979, 2, -1], np.float32)
     assert near_tie(sums, np.float32([2]), 0.5).tolist() == [True, True, True, False, False, False, True]
+    # 1024 inputs that add up to 100 θ are off by up to 1024/2^24 of 102 θ: 0.0062 θ.
+    far = np.array([201.01, 201.02, 1.0001], np.float32)
+    assert near_tie(far, np.float32([2]), 0.5, timesteps=1024).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("timesteps", [8, 64, 300, 1000])
+def test_constant_input_errs_only_near_ties_however_long(timesteps: int) -> None:
+    """A float32 sum drifts with T; the neurons that it flips must all be called ties, and few others."""
+    x = torch.rand(20_000, generator=torch.Generator().manual_seed(0)) * 0.8 - 0.1
+    threshold, module = np.float32([0.7]), IF(0.7)
+    n, total = torch.zeros_like(x), torch.zeros_like(x)
+    for _ in range(timesteps):
+        n += module(x) > 0
+        total += x
+    coding = Coding(8, timesteps, timesteps)
+    codes = coding.encode(np.zeros(len(x)), n.numpy(), total.numpy(), threshold)
+    rows = coding.decode(codes, np.ones(len(x), np.int64))
+    wrong = rows.n != rows.n_even
+    tie = near_tie(total.numpy(), threshold, 0.5, timesteps)
+    assert not (wrong & ~tie).any()
+    assert tie.mean() < 1e-3 + 2 * timesteps * 2.0**-24 * (timesteps + 2)
+    if timesteps == 1000:
+        # Without T the distance is too short: this is no empty promise.
+        assert (wrong & ~near_tie(total.numpy(), threshold, 0.5)).any()
+
+
+def test_a_correct_run_of_many_timesteps_keeps_the_oracle(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).uniform(-0.2, 1, (20, 1, 20, 20)).astype(np.float32)
+    data = DataSet("uniform", np.arange(20) % 2, ("a", "b"), lambda index: images[index])
+    network = torch.nn.Sequential(QCFS(8, 0.7), torch.nn.Flatten(), torch.nn.Linear(400, 2)).eval()
+    options = {"data": data, "samples": None, "timesteps": 1000, "record": "stats", "output": tmp_path / "long.h5"}
+    assert plan(network, **options).run().broken == {}
 
 
 def _rows(coding: Coding, n: int, neurons: int) -> Rows:

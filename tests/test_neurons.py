@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import Neuron, exact, qcfs_level, simulate
 from torch import Tensor, nn
 
 from probe.neurons import (
@@ -27,6 +26,8 @@ from probe.neurons import (
     signed_if_step,
     silenced_by_srp,
 )
+from tests.reference import Neuron, exact, qcfs_level, simulate
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:

@@ -371,7 +371,8 @@ import matplotlib
 before = matplotlib.rcParams.copy()
 with probe.open({str(full)!r}) as recording:
     for kind in probe.plots.KINDS:
-        probe.plots.save(probe.draw(recording, kind), {str(tmp_path)!r} + "/x.png")
+        layers = None if kind == "accuracy" else 1
+        probe.plots.save(probe.draw(recording, kind, layers=layers), {str(tmp_path)!r} + "/x.png")
 assert matplotlib.rcParams.copy() == before
 print([name for name in ("matplotlib.pyplot", "torch") if name in sys.modules])
 """

@@ -20,6 +20,7 @@ from probe.recording.schema import PRESETS
 from probe.recording.writer import LEDGER, parts_folder
 from probe.session import plan
 from probe.spikes import pack, packed_size, unpack
+from tests.synthetic import write_recording
 
 
 def test_spikes_round_trip() -> None:
@@ -205,3 +206,19 @@ def test_selected_layers_keep_their_index(recordings: Callable[..., Path]) -> No
             (5, "hidden.act"),
         ]
         assert probe.unevenness(recording, "5")["layers"][0]["name"] == "hidden.act"
+
+
+def test_one_sample_reads_as_it_does_among_all(tmp_path: Path, full: Path) -> None:
+    """Also where each channel has a threshold of its own, which broadcasts over a sample axis."""
+    theta = np.array([0.5, 1.0, 2.0], np.float32).reshape(1, 3, 1, 1)
+    for path in (write_recording(tmp_path / "channels.h5", ["a"], threshold=theta), full):
+        with probe.open(path) as recording:
+            layer = recording.layers[0]
+            for name in ("spike_count", "ann_output", "input_sum", "snn_spikes", "ann_input", "snn_input"):
+                every = layer.read(name)
+                np.testing.assert_array_equal(layer.read(name, 3), every[3])
+                np.testing.assert_array_equal(layer.read(name, -1), every[-1])
+                np.testing.assert_array_equal(layer.read(name, [1, 4]), every[[1, 4]])
+            found = probe.trace(recording, 0, 2, (1, 2, 3))
+            assert found.threshold == np.broadcast_to(layer.threshold, (1, *layer.shape))[0, 1, 2, 3]
+            assert found.ann_output == layer.ann_output[2, 1, 2, 3]

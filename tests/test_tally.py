@@ -17,6 +17,7 @@ from probe.families import own
 from probe.neurons import IF, NEGATIVE, QCFS, NeuronSpec
 from probe.tally import LayerTally, Plan
 
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Layers are tiny here: threads would only wait for each other, ten times as long where the cores are taken."""
@@ -66,9 +67,8 @@ def capture(network: nn.Module, spec: NeuronSpec, images: Tensor, timesteps: int
     with torch.no_grad():
         for pair, (activations, inputs, outputs) in zip(subject.layers, seen, strict=True):
             pair.ann.register_forward_hook(lambda _m, _x, a, kept=activations: kept.append(a.clone()))
-            pair.snn.register_forward_hook(
-                lambda _m, x, y, xs=inputs, ys=outputs: (xs.append(x[0].clone()), ys.append(y.clone())) and None
-            )
+            pair.snn.register_forward_pre_hook(lambda _m, x, kept=inputs: kept.append(x[0].clone()))
+            pair.snn.register_forward_hook(lambda _m, _x, y, kept=outputs: kept.append(y.clone()))
         subject.run_ann(images)
         for _ in subject.run_snn(images, timesteps):
             pass
@@ -143,8 +143,9 @@ def check(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 
 def plan_for(
-    levels: int, threshold: Arrays, timesteps: int, grid: tuple[int, ...], spec: NeuronSpec = NeuronSpec()
+    levels: int, threshold: Arrays, timesteps: int, grid: tuple[int, ...], spec: NeuronSpec | None = None
 ) -> Plan:
+    spec = spec or NeuronSpec()
     unguarded = spec.negative is not None and not spec.negative.guarded
     codings = {
         t: Coding(levels, t, timesteps, spec.initial_potential, unguarded, silencing=spec.presteps > 0) for t in grid
@@ -243,7 +244,7 @@ def test_layers_larger_than_a_piece(shape: tuple[int, ...], timesteps: int, chan
     tally = LayerTally(plan)
     stream(tally, batch, 100)
     expected = from_whole_arrays([batch], plan)
-    shifted = {t: replace(s, largest=s.largest + [0, 100, 0]) for t, s in expected.statistics.items()}
+    shifted = {t: replace(s, largest=s.largest + np.array([0, 100, 0])) for t, s in expected.statistics.items()}
     check(tally.take(), replace(expected, statistics=shifted))
 
 

@@ -22,7 +22,9 @@ from probe.zoo.networks import digits_vgg, resnet20
 from probe.zoo.train import RECIPES, augment, evaluate, save_weights, train
 
 RESNET_WEIGHTS = Path(str(files("probe.zoo") / "weights" / "resnet20-cifar10.npz"))
-without_resnet = pytest.mark.skipif(not RESNET_WEIGHTS.is_file(), reason=f"no {RESNET_WEIGHTS.name} in probe/zoo/weights")
+without_resnet = pytest.mark.skipif(
+    not RESNET_WEIGHTS.is_file(), reason=f"no {RESNET_WEIGHTS.name} in probe/zoo/weights"
+)
 """Until the weights are bundled."""
 
 

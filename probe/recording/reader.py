@@ -260,14 +260,18 @@ class Layer:
         Raises:
             ProbeError: the recording does not hold the array, or it cannot be read.
         """
+        if isinstance(samples, int | np.integer):
+            # θ broadcasts over a sample axis, so there has to be one while decoding.
+            first = range(self.recording.samples)[samples]
+            single: Array = self.read(name, slice(first, first + 1), timesteps)[0]
+            return single
         stored = self._stored(name)
         with _reading(self.recording.path, f"{name} of layer {self.index}"):
             if name == "snn_input":
                 if stored.shape[1] == 1:
                     raw = stored[samples]
-                    axis = raw.ndim - len(self.shape) - 1
                     steps = len(range(self.recording.timesteps)[timesteps])
-                    return np.broadcast_to(raw, (*raw.shape[:axis], steps, *self.shape))
+                    return np.broadcast_to(raw, (len(raw), steps, *self.shape))
                 return np.asarray(stored[samples, timesteps])
             if name == "snn_spikes":
                 raw = stored[samples, timesteps]
