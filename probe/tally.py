@@ -1,9 +1,8 @@
 """A layer's statistics, gathered timestep by timestep while the SNN runs.
 
-What this costs is memory traffic and one histogram entry a neuron and timestep. So only two numbers a neuron live
-from one timestep to the next: Σx, and one float32 that holds n, the level k and a lane together as a whole number.
-All else is made in pieces that stay in the processor's cache. Neighbouring neurons count in different lanes: most
-neurons of a layer have the same code, and adding to one place again and again waits for the addition before.
+What this costs is memory traffic, passes over each neuron and one histogram entry a neuron and timestep. So only
+two numbers a neuron live from one timestep to the next: Σx, and one float32 that holds n and the level k together as
+a whole number. All else is made in pieces that stay in the processor's cache, in as few passes as torch allows.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from probe.attribution import DENSE, NO_ERROR, Coding, Ints, LayerStatistics, St
 
 PIECE = 131_072
 """Neurons a piece: small enough for the cache, large enough that the cost of a call does not count."""
-LANES = 4
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
+HUGE = 3e38
+"""Added to an input that is to lose a comparison; with 0 instead of 1 times this, an input stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,14 @@ class LayerTally:
 
     input_sum: Tensor
     _base: Tensor
-    """A dense layer's (n · classes + class) · lanes · span + lane · span - limits[0]; else n · classes + class."""
+    """A dense layer's (n · classes + class) · span - limits[0]; else n · classes + class. n counts from the lowest."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._coding = next(iter(plan.codings.values()))
         largest = max(coding.size for coding in plan.codings.values())
         self._dense = largest <= DENSE
-        self._lanes = LANES if largest * LANES <= DENSE else 1
-        self._weight = self._coding.classes * (self._lanes * self._coding.span if self._dense else 1)
+        self._weight = self._coding.classes * (self._coding.span if self._dense else 1)
         self._like: tuple[torch.Size, torch.device] | None = None
         self._forget()
 
@@ -82,18 +81,14 @@ class LayerTally:
         if self._like is None or self._like[0] != level.shape[1:] or self._like[1] != level.device:
             self._prepare(level.shape[1:], level.device)
         self._first = first_sample
-        self._levels = level.reshape(len(level), -1).to(torch.float32)
-        base = self._levels.clone()
+        self._levels = self._classes = level.reshape(len(level), -1).to(torch.float32)
         if silenced is not None:
-            base.add_(silenced.reshape(base.shape), alpha=self._coding.levels + 1)
-        if self._dense:
-            lanes = torch.arange(base.shape[1], device=base.device).remainder_(self._lanes)
-            base.mul_(self._lanes).add_(lanes).mul_(self._coding.span)
-            base.sub_(self._coding.limits[0] + self._coding.lowest_count * self._weight)
-        self._base, self.input_sum = base, torch.zeros_like(base)
-        self._step_sums = torch.zeros(self.plan.timesteps, dtype=torch.float64, device=base.device)
-        self._sums = torch.zeros(len(base), len(self.plan.per_sample), 5, dtype=torch.float64, device=base.device)
-        self._pieces = self._cut(base)
+            mask = silenced.reshape(self._levels.shape)
+            self._classes = torch.add(self._levels, mask, alpha=self._coding.levels + 1)
+        self.input_sum = torch.empty_like(self._levels)
+        self._step_sums = torch.zeros(self.plan.timesteps, dtype=torch.float64, device=level.device)
+        self._sums = torch.zeros(len(level), len(self.plan.per_sample), 5, dtype=torch.float64, device=level.device)
+        self._pieces = self._cut(self._levels)
 
     def _prepare(self, shape: torch.Size, device: torch.device) -> None:
         def row(values: npt.NDArray[np.float32]) -> Tensor:
@@ -108,17 +103,22 @@ class LayerTally:
         self._scale = row(self._coding.scale(threshold))
         self._inverse = row(np.float32(1) / threshold)
         self._alpha = row(np.float32(self._weight) / threshold)
-        self._fine = self._code = torch.empty(0, device=device)
+        # (base + ½)/weight, whose floor is n; the ½ keeps it from rounding down to the n below.
+        self._half = torch.tensor(0.5 / self._weight, device=device)
+        self._buffers = torch.empty(2, 0, device=device)
+        self._base = torch.empty(0, device=device)
 
-    def _cut(self, base: Tensor) -> list[tuple[slice, slice]]:
+    def _cut(self, levels: Tensor) -> list[tuple[slice, slice]]:
         """(sample, neuron) in contiguous pieces: whole samples, or parts of one; on an accelerator in one."""
-        samples, neurons = base.shape
-        size = PIECE if base.device.type == "cpu" else base.numel()
+        samples, neurons = levels.shape
+        size = PIECE if levels.device.type == "cpu" else levels.numel()
         rows, columns = max(1, size // neurons), min(size, neurons)
-        if self._fine.numel() < rows * columns:
-            self._fine = torch.empty(rows * columns, device=base.device)
-        if self._code.shape != base.shape:
-            self._code = torch.empty(base.shape, dtype=torch.int32 if self._dense else torch.int64, device=base.device)
+        # Kept from batch to batch: large new tensors cost a page fault every few KiB.
+        if self._buffers.shape[1] < rows * columns:
+            self._buffers = torch.empty(2, rows * columns, device=levels.device)
+        if self._base.shape != levels.shape:
+            self._base = torch.empty_like(levels)
+            self._code = torch.empty_like(levels, dtype=torch.int32 if self._dense else torch.int64)
         return [
             (slice(row, min(row + rows, samples)), slice(column, min(column + columns, neurons)))
             for row in range(0, samples, rows)
@@ -139,35 +139,53 @@ class LayerTally:
         slot = self.plan.per_sample.index(t) if t in self.plan.per_sample else None
         for piece in self._pieces:
             total, base, spike = self.input_sum[piece], self._base[piece], output[piece]
-            total.add_(x[piece])
+            buffer = self._buffer(0, base)
+            if t == 1:
+                total.copy_(x[piece])
+                self._start(piece, base)
+            else:
+                total.add_(x[piece])
             if self._alpha.ndim:
                 base.addcmul_(spike, self._alpha[piece[1]])
             else:
                 base.add_(spike, alpha=self._alpha.item())
             # θ·(weight/θ) is not exactly the weight; rounded at once, the sum is whole again.
             base.round_()
-            buffer = self._fine[: base.numel()].view(base.shape)
             if coding is None:
                 self._step_sums[t - 1] += torch.mul(spike, self._of(self._inverse, piece), out=buffer).round_().sum()
             else:
                 fine = torch.mul(total, self._of(self._scale, piece), out=buffer).clamp_(*coding.limits).floor_()
                 self._encode(coding, fine, base, self._code[piece])
             if slot is not None:
-                self._sum_samples(slot, piece, base, buffer)
+                self._sum_samples(slot, piece, base)
         if coding is not None:
             self._count(t, coding)
-            self._find_largest(t, coding)
+
+    def _start(self, piece: tuple[slice, slice], base: Tensor) -> None:
+        """What a piece holds before the first spike, and Σk, Σk² of its samples: they are the same at every t."""
+        if self._dense:
+            torch.mul(self._classes[piece], self._coding.span, out=base).sub_(self._coding.limits[0])
+        else:
+            base.copy_(self._classes[piece])
+        if self._coding.lowest_count:
+            base.sub_(self._coding.lowest_count * self._weight)
+        k = self._summable(self._levels[piece])
+        self._sums[piece[0], :, 1] += k.sum(1, keepdim=True)
+        self._sums[piece[0], :, 3] += self._dot(k, k)[:, None]
 
     def _note_first_input(self, x: Tensor, output: Tensor) -> None:
         """Per channel, the smallest input that fired at once and the largest that did not."""
-        fired = output > 0
+        rows = max(1, PIECE // x[0].numel()) if x.device.type == "cpu" else len(x)
         across = [axis for axis in range(x.ndim) if axis != 1]
-        smallest = torch.where(fired, x, torch.inf).amin(across)
-        largest = torch.where(fired, -torch.inf, x).amax(across)
-        here = torch.stack([smallest, largest])
-        here = torch.where(here.isinf(), torch.nan, here)
-        before = self._first_input.to(here.device)
-        self._first_input = torch.stack([torch.fmin(before[0], here[0]), torch.fmax(before[1], here[1])])
+        before = self._first_input.to(x.device)
+        for some, spikes in zip(x.split(rows), output.split(rows), strict=True):
+            # Many times as fast as torch.where: an input that does not take part is moved far away.
+            smallest = torch.le(spikes, 0, out=torch.empty_like(some)).mul_(HUGE).add_(some).amin(across)
+            largest = torch.gt(spikes, 0, out=torch.empty_like(some)).mul_(-HUGE).add_(some).amax(across)
+            here = torch.stack([smallest, largest])
+            here = here.where(here.abs() < HUGE / 2, torch.nan)
+            before = torch.stack([torch.fmin(before[0], here[0]), torch.fmax(before[1], here[1])])
+        self._first_input = before
 
     @staticmethod
     def _of(row: Tensor, piece: tuple[slice, slice]) -> Tensor:
@@ -178,61 +196,86 @@ class LayerTally:
         if self._dense:
             code.copy_(fine.add_(base))
             return
-        code.copy_(base).sub_(coding.lowest_count * coding.classes).mul_(coding.span)
-        code.add_(fine.to(torch.int64)).sub_(coding.limits[0])
+        code.copy_(base).mul_(coding.span).add_(fine.to(torch.int64)).sub_(coding.limits[0])
 
     def _count(self, t: int, coding: Coding) -> None:
         """Add the codes of this timestep to its histogram."""
         if self._dense:
-            # NaN, the one number that no clamp catches, becomes a code far below 0.
-            if int(self._code.min()) < 0:
-                raise FloatingPointError("NaN in a layer's input")
-            bins = torch.bincount(self._code.view(-1), minlength=coding.size * self._lanes)
+            try:
+                bins = torch.bincount(self._code.view(-1), minlength=coding.size)
+            except RuntimeError:
+                # NaN, the one number that no clamp catches, became a code far below 0.
+                raise FloatingPointError("NaN in a layer's input") from None
             self._bins[t] = self._bins[t].add_(bins) if t in self._bins else bins
+            self._find_largest(t, coding, bins.view(-1, coding.span).amax(1).nonzero().view(-1).cpu().numpy())
             return
         codes, counts = torch.unique(self._code, return_counts=True)
         found = self._found.setdefault(t, [])
         found.append((codes.cpu().numpy(), counts.cpu().numpy()))
         if len(found) >= 64:
             found[:] = [_merge(found)]
+        self._find_largest(t, coding, np.unique(found[-1][0] // coding.span))
 
-    def _pairs_of(self, base: Tensor, out: Tensor) -> Tensor:
-        """n - lowest_count, as floats, from what `_base` holds; the offset of its limits lies below one weight."""
-        lowest = 0 if self._dense else -self._coding.lowest_count
-        return torch.mul(torch.add(base, lowest * self._weight + 0.5, out=out), 1 / self._weight, out=out).floor_()
+    def _sum_samples(self, slot: int, piece: tuple[slice, slice], base: Tensor) -> None:
+        """Add Σn, Σn², Σnk of one piece to its samples."""
+        n = torch.add(self._half, base, alpha=1 / self._weight, out=self._buffer(0, base)).floor_()
+        if self._coding.lowest_count:
+            n.add_(self._coding.lowest_count)
+        n, k = self._summable(n), self._summable(self._levels[piece])
+        self._sums[piece[0], slot, ::2] += torch.stack((n.sum(1), self._dot(n, n), self._dot(n, k)), 1)
 
-    def _sum_samples(self, slot: int, piece: tuple[slice, slice], base: Tensor, buffer: Tensor) -> None:
-        """Add Σn, Σk, Σn², Σk², Σnk of one piece to its samples."""
-        n, k = self._pairs_of(base, buffer).add_(self._coding.lowest_count), self._levels[piece]
-        if base.shape[1] * max(self._coding.levels, self.plan.timesteps) ** 2 >= EXACT:
-            n, k = n.double(), k.double()
-        dot = torch.linalg.vecdot
-        self._sums[piece[0], slot] += torch.stack((n.sum(1), k.sum(1), dot(n, n), dot(k, k), dot(n, k)), 1)
+    def _buffer(self, index: int, like: Tensor) -> Tensor:
+        return self._buffers[index, : like.numel()].view(like.shape)
 
-    def _find_largest(self, t: int, coding: Coding) -> None:
-        """Look up the largest error among what has occurred; seek its place only where it is a new record."""
-        if self._dense:
-            pairs: Ints = self._bins[t].view(-1, self._lanes * coding.span).amax(1).nonzero().view(-1).cpu().numpy()
-        else:
-            pairs = np.unique(np.concatenate([codes // coding.span for codes, _ in self._found[t]]))
+    def _summable(self, values: Tensor) -> Tensor:
+        """Levels or counts of a piece in a type in which the sums of their products are exact."""
+        largest = max(self._coding.levels, self.plan.timesteps)
+        return values if values.shape[1] * largest**2 < EXACT else values.double()
+
+    def _dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """Σ a·b of each sample of a piece."""
+        return (torch.mul(a, b, out=self._buffer(1, a)) if a.dtype == torch.float32 else a * b).sum(1)
+
+    def _find_largest(self, t: int, coding: Coding, pairs: Ints) -> None:
+        """Note the largest error among the pairs of n and class that occur now, if it is a new record.
+
+        Args:
+            pairs: (n - lowest_count) · classes + class, each once.
+        """
         n, of_class = np.divmod(pairs, coding.classes)
         total = (n + coding.lowest_count) * coding.levels - of_class % (coding.levels + 1) * t
-        worst = int(np.abs(total).max(initial=0))
-        if worst <= abs(int(self._largest[t][0])):
+        worst = np.abs(total).max(initial=0)
+        if worst <= abs(self._largest[t][0]):
             return
-        here = self.spike_count().to(torch.int64) * coding.levels - self._levels.to(torch.int64) * t
-        place = int((here.abs() == worst).view(-1).nonzero()[0])
-        sample, neuron = divmod(place, here.shape[1])
-        self._largest[t] = np.array([int(here.view(-1)[place]), self._first + sample, neuron], np.int64)
+        found = np.abs(total) == worst
+        place, pair = min((self._first_place(int(pair)), int(pair)) for pair in pairs[found])
+        sample, neuron = divmod(place, self._base.shape[1])
+        self._largest[t] = np.array([total[pairs == pair][0], self._first + sample, neuron], np.int64)
+
+    def _first_place(self, pair: int) -> int:
+        """Flat index of the first neuron that has this pair of n and class."""
+        value = pair * self._coding.span - self._coding.limits[0] if self._dense else pair
+        for piece in self._pieces:
+            base = self._base[piece]
+            same = torch.eq(base, value, out=self._buffer(0, base))
+            if same.any():
+                row, column = same.nonzero()[0].tolist()
+                return (piece[0].start + row) * self._base.shape[1] + piece[1].start + column
+        raise AssertionError("a pair that occurs has a place")
 
     def spike_count(self) -> Tensor:
         """n so far in this batch, int32, shape (sample, neuron)."""
-        return self._pairs_of(self._base, torch.empty_like(self._base)).to(torch.int32) + self._coding.lowest_count
+        n = torch.empty(self._base.shape, dtype=torch.int32, device=self._base.device)
+        for piece in self._pieces:
+            base = self._base[piece]
+            n[piece].copy_(torch.add(self._half, base, alpha=1 / self._weight, out=self._buffer(0, base)))
+        return n.add_(self._coding.lowest_count) if self._coding.lowest_count else n
 
     def end(self) -> Tensor:
         """End the batch, and return n at T, int32, shape (sample, neuron)."""
         n = self.spike_count()
-        self._per_neuron.append(n.sum(0))
+        # A sum in int32 is several times as fast as in int64, and large enough for any batch.
+        self._per_neuron.append(n.sum(0, dtype=torch.int32).to(torch.int64))
         self._samples.append(self._sums)
         self._spikes_at.append(self._step_sums)
         return n
@@ -248,8 +291,7 @@ class LayerTally:
         statistics = {}
         for t, coding in self.plan.codings.items():
             if t in self._bins:
-                lanes = self._bins[t].view(-1, self._lanes, coding.span)
-                bins = lanes.sum(1).view(-1).cpu().numpy()
+                bins = self._bins[t].cpu().numpy()
                 codes = np.flatnonzero(bins)
                 rows = coding.decode(codes, bins[codes])
             else:

@@ -73,6 +73,13 @@ def test_a_number_is_an_index_before_it_is_a_name() -> None:
     assert chosen("re:^7$") == [9]
 
 
+def test_a_name_is_itself_before_it_is_a_glob() -> None:
+    lists = [Layer(0, "acts[0]"), Layer(1, "acts0"), Layer(2, "acts*"), Layer(3, "acts1")]
+    assert chosen("acts[0]", layers=lists) == [0]
+    assert chosen("acts*", layers=lists) == [2]
+    assert chosen("acts?", layers=lists) == [1, 2, 3]
+
+
 def test_a_recording_of_some_layers_keeps_their_index() -> None:
     some = [LAYERS[2], LAYERS[5], LAYERS[7]]
     assert chosen("5", layers=some) == [5]

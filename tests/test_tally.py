@@ -117,7 +117,7 @@ def from_whole_arrays(batches: list[Captured], plan: Plan) -> LayerStatistics:
     )
 
 
-def stream(tally: LayerTally, batch: Captured, first: int) -> None:
+def stream(tally: LayerTally, plan: Plan, batch: Captured, first: int) -> None:
     """One batch through the tally, as the hooks of a run do it; what `end` and `input_sum` give is checked here."""
     silenced = None if batch.silenced is None else torch.from_numpy(batch.silenced)
     tally.begin(first, torch.from_numpy(batch.level), silenced)
@@ -126,7 +126,7 @@ def stream(tally: LayerTally, batch: Captured, first: int) -> None:
     summed = tally.input_sum.numpy().reshape(batch.level.shape)
     n = tally.end().numpy().reshape(batch.level.shape)
     assert (summed == reduce(np.add, batch.inputs)).all()
-    assert (n == np.rint(batch.outputs / tally.plan.threshold).sum(0)).all()
+    assert (n == np.rint(batch.outputs / plan.threshold).sum(0)).all()
 
 
 def check(found: LayerStatistics, expected: LayerStatistics) -> None:
@@ -195,13 +195,13 @@ def test_tally_of_a_network_equals_whole_arrays(kind: str, timesteps: int) -> No
         tally = LayerTally(plan)
         for first, batch in zip((0, 3, 4), batches, strict=True):
             assert tally.touched == (first > 0)
-            stream(tally, batch, first)
+            stream(tally, plan, batch, first)
         check(tally.take(), expected)
         assert not tally.touched
-        stream(tally, batches[0], 0)
-        stream(tally, batches[1], 3)
+        stream(tally, plan, batches[0], 0)
+        stream(tally, plan, batches[1], 3)
         early = tally.take()
-        stream(tally, batches[2], 4)
+        stream(tally, plan, batches[2], 4)
         late = tally.take()
         check(early, from_whole_arrays(batches[:2], plan))
         check(early + late, expected)
@@ -242,7 +242,7 @@ def test_layers_larger_than_a_piece(shape: tuple[int, ...], timesteps: int, chan
     batch = random_batch(11, shape, timesteps, threshold, levels=4)
     plan = plan_for(4, threshold, timesteps, tuple(range(1, timesteps + 1)))
     tally = LayerTally(plan)
-    stream(tally, batch, 100)
+    stream(tally, plan, batch, 100)
     expected = from_whole_arrays([batch], plan)
     shifted = {t: replace(s, largest=s.largest + np.array([0, 100, 0])) for t, s in expected.statistics.items()}
     check(tally.take(), replace(expected, statistics=shifted))
@@ -256,7 +256,7 @@ def test_many_steps_and_levels(levels: int) -> None:
     plan = plan_for(levels, threshold, 150, (1, 8, 150))
     tally = LayerTally(plan)
     for first, batch in zip((0, 2), batches, strict=True):
-        stream(tally, batch, first)
+        stream(tally, plan, batch, first)
     expected = from_whole_arrays(batches, plan)
     assert expected.per_sample[..., 2].max() > 2**22
     check(tally.take(), expected)
@@ -269,7 +269,7 @@ def test_shapes_may_change_between_batches() -> None:
     plan = plan_for(2, threshold, 5, (2, 5))
     tally = LayerTally(plan)
     for first, batch in zip((0, 6, 8, 14), batches, strict=True):
-        stream(tally, batch, first)
+        stream(tally, plan, batch, first)
     check(tally.take(), from_whole_arrays(batches, plan))
 
 
