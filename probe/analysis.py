@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.attribution import Coding, Statistics, statistics_of, summarise
+from probe.attribution import Coding, Statistics, statistics_of, summarise, why_not_even
 from probe.errors import ProbeError
 from probe.layers import select_layers as select_layers
 from probe.recording import Layer, Recording, open_recording
@@ -79,9 +79,10 @@ def unevenness(
 
 
 def _layer_unevenness(layer: Layer, t: int, again: bool) -> dict[str, Any]:
-    recording = layer.recording
+    facts = layer.recording.facts
     coding = layer.coding(t)
-    oracle = recording.facts["oracles"].get(str(layer.index), {"applies": False, "violations": 0, "ties": 0})
+    oracle = facts["oracles"].get(str(layer.index), {"applies": False, "violations": 0, "ties": 0})
+    law = facts["law"].get(str(layer.index), {"largest_difference": None, "broken": False})
     head: dict[str, Any] = {
         "index": layer.index,
         "name": layer.name,
@@ -90,13 +91,20 @@ def _layer_unevenness(layer: Layer, t: int, again: bool) -> dict[str, Any]:
     }
     if coding is None:
         raise ProbeError(f"layer {layer.index} ({layer.name}) has no levels", expected="a QCFS layer")
-    statistics = statistics_at(layer, t, again=again)
+    statistics, reason = statistics_at(layer, t, again=again), why_not_even(layer.traits)
+    if statistics is None:
+        statistics, reason = count_cases(layer, t, coding), "recorded without inputs, so this t has cases only"
     summary = summarise(statistics, coding)
+    if reason:
+        summary.update(local_cases=None, attribution=None, residual=None, reason=reason)
+    largest = summary["largest_error"]
+    if largest is not None:
+        largest["neuron"] = [int(i) for i in np.unravel_index(largest["neuron"], layer.shape)]
     joint = statistics.joint
     spikes = int((joint.sum(0) * (np.arange(joint.shape[1]) + coding.lowest_count)).sum())
     head["count"] = summary.pop("count")
     head["firing_rate"] = spikes / (head["count"] * t)
-    return {**head, **summary, "oracle": oracle}
+    return {**head, **summary, "oracle": oracle, "law": law}
 
 
 def describe_threshold(threshold: npt.NDArray[np.float32]) -> float | dict[str, Any]:
@@ -107,8 +115,10 @@ def describe_threshold(threshold: npt.NDArray[np.float32]) -> float | dict[str, 
     return {"per": "channel", "min": low, "mean": mean, "max": high}
 
 
-def statistics_at(layer: Layer, t: int, *, again: bool = False) -> Statistics:
+def statistics_at(layer: Layer, t: int, *, again: bool = False) -> Statistics | None:
     """A layer's statistics at one t: those kept in the recording, or derived from its arrays.
+
+    None where the recording holds spikes but no inputs, and has kept nothing at that t: see `count_cases`.
 
     Raises:
         ProbeError: the recording has neither; or, with `again`, the two differ.
@@ -119,6 +129,8 @@ def statistics_at(layer: Layer, t: int, *, again: bool = False) -> Statistics:
     coding = layer.coding(t)
     assert coding is not None
     if kept is None and not layer.has("snn_input"):
+        if layer.has("snn_spikes") and not again:
+            return None
         raise ProbeError(
             f"{layer.recording.path} keeps no statistics at t = {t}",
             expected="one of " + ", ".join(map(str, layer.recording.grid)),
@@ -143,14 +155,40 @@ def recompute_statistics(layer: Layer, t: int, coding: Coding) -> Statistics:
     total: Statistics | None = None
     for first in range(0, layer.recording.samples, SAMPLES_AT_ONCE):
         chosen = slice(first, min(first + SAMPLES_AT_ONCE, layer.recording.samples))
-        if t == layer.recording.timesteps:
+        if t == layer.recording.timesteps and not layer.has("snn_input"):
             count, input_sum = layer.read("spike_count", chosen), layer.read("input_sum", chosen)
         else:
             count = layer.read("snn_spikes", chosen, slice(0, t)).sum(1, dtype=np.int64)
             input_sum = sum_inputs(layer.read("snn_input", chosen, slice(0, t)))
+            if t == layer.recording.timesteps:
+                _check_sums(layer, chosen, count, input_sum)
         silenced = layer.read("silenced", chosen) if layer.info.silencing else None
         codes = coding.encode(layer.levels_array(chosen), count, input_sum, layer.threshold, silenced)
         here = statistics_of(codes, coding, first)
+        total = here if total is None else total + here
+    assert total is not None
+    return total
+
+
+def _check_sums(layer: Layer, chosen: slice, count: npt.NDArray[np.int64], input_sum: npt.NDArray[np.float32]) -> None:
+    same = np.array_equal(count, layer.read("spike_count", chosen))
+    if same and np.array_equal(input_sum, layer.read("input_sum", chosen)):
+        return
+    raise ProbeError(
+        f"layer {layer.index} ({layer.name}): spikes and inputs do not add up to the counts and sums that are kept",
+        expected="equal ones",
+        next_step="the file is damaged or was edited: capture again",
+    )
+
+
+def count_cases(layer: Layer, t: int, coding: Coding) -> Statistics:
+    """The statistics at t from spikes alone: cases, joint counts and offset spikes hold, all else means nothing."""
+    total: Statistics | None = None
+    for first in range(0, layer.recording.samples, SAMPLES_AT_ONCE):
+        chosen = slice(first, min(first + SAMPLES_AT_ONCE, layer.recording.samples))
+        count = layer.read("snn_spikes", chosen, slice(0, t)).sum(1, dtype=np.int64)
+        nothing = np.zeros(count.shape, np.float32)
+        here = statistics_of(coding.encode(layer.levels_array(chosen), count, nothing, layer.threshold), coding, first)
         total = here if total is None else total + here
     assert total is not None
     return total
@@ -231,6 +269,7 @@ class Trace:
         spike: s(t).
         count: n(t).
         snn_output: φ(t) = θ·n(t)/t.
+        silenced: SRP's mask keeps it from firing; then `potential` is what v(t) would be if the law held.
     """
 
     layer_index: int
@@ -247,6 +286,7 @@ class Trace:
     spike: npt.NDArray[np.int8]
     count: npt.NDArray[np.int64]
     snn_output: npt.NDArray[np.float64]
+    silenced: bool = False
 
 
 def trace(recording: Recording | str | Path, layer: str | int, sample: int, neuron: Sequence[int] | str) -> Trace:
@@ -256,7 +296,7 @@ def trace(recording: Recording | str | Path, layer: str | int, sample: int, neur
         recording: recorded with `full`.
         layer: a spec that names one layer.
         sample: its place in the recording, from 0; -1 for the last.
-        neuron: its place in the layer, numbers or "channel,row,column".
+        neuron: its place in the layer, numbers or "channel,row,column"; one number is a flat index.
 
     Raises:
         ProbeError: no such layer, sample or neuron, or the recording does not hold the inputs.
@@ -284,6 +324,7 @@ def trace(recording: Recording | str | Path, layer: str | int, sample: int, neur
         ann_output=float(found.read("ann_output", sample)[place]) if found.has("ann_output") else None,
         x=x, potential=potential.astype(np.float32), spike=spike, count=count,
         snn_output=threshold * count / np.arange(1, opened.timesteps + 1),
+        silenced=bool(found.info.silencing and found.read("silenced", sample)[place]),
     )  # fmt: skip
 
 
@@ -299,6 +340,8 @@ def parse_neuron(layer: Layer, neuron: Sequence[int] | str) -> tuple[int, ...]:
         place = tuple(int(part) for part in (neuron.split(",") if isinstance(neuron, str) else neuron))
     except ValueError:
         place = ()
+    if len(place) == 1 and 0 <= place[0] < layer.neurons:
+        place = tuple(int(i) for i in np.unravel_index(place[0], layer.shape))
     if len(place) != len(layer.shape) or not all(0 <= i < size for i, size in zip(place, layer.shape, strict=True)):
         raise ProbeError(f"neuron {neuron} of layer {layer.index} ({layer.name})", expected=expected,
                          next_step="pass --neuron N,N,N")  # fmt: skip

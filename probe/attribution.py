@@ -9,6 +9,7 @@ grid all edges lie: every sum below is a whole number, and parts, batches and ma
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
@@ -253,6 +254,21 @@ class Rows(NamedTuple):
                 (self.k_mean - self.k) * t,
             ]
         )
+
+
+def why_not_even(traits: Mapping[str, Any]) -> str | None:
+    """The reason why n_even, local cases, residual key and attribution cannot be claimed; None where they can.
+
+    Args:
+        traits: of the family's neurons, see `probe.families.Traits`.
+    """
+    if traits.get("reset", "subtract") != "subtract":
+        return f"reset to {traits['reset']}: the conservation law needs a reset by subtraction"
+    if traits.get("fires_at", ">=") != ">=":
+        return "the neuron fires strictly above its threshold"
+    if traits.get("graded"):
+        return "the neuron may fire more than one spike a timestep"
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------- count

@@ -58,7 +58,9 @@ def _match(layers: Sequence[L], spec: str) -> list[L]:
         parts = [int(part) if part else None for part in spec.split(":")]
         if len(parts) == 3 and parts[2] == 0:
             return []
-        return list(layers[slice(*parts)])
+        # Indices are the network's, also where only some of its layers were recorded.
+        chosen = range(max((layer.index for layer in layers), default=-1) + 1)[slice(*parts)]
+        return [layer for layer in layers if layer.index in chosen]
     if spec.startswith("re:"):
         try:
             pattern = re.compile(spec[3:])

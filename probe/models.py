@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import nn
 
+from probe import zoo
 from probe.errors import ProbeError
 from probe.families import Subject, own
 from probe.neurons import NEURONS, NeuronSpec
 
 
-@dataclass(frozen=True)
-class Model:
-    """A network with what its source says of it."""
-
-    name: str
-    network: nn.Module
-    data: str | None
-    """The bundled data it was trained on, or None where the user has to name it."""
-
-
-def open_model(name: str) -> Model:
+def open_model(name: str) -> nn.Module:
     """The model that `name` stands for.
 
     Raises:
         ProbeError: there is none.
     """
-    from probe import zoo
+    return zoo.load(_in_zoo(name))
 
+
+def bundled_data(name: str) -> str | None:
+    """The bundled data that a model was trained on; None where the user has to name it.
+
+    Raises:
+        ProbeError: there is no such model.
+    """
+    return zoo.ZOO[_in_zoo(name)][1]
+
+
+def _in_zoo(name: str) -> str:
     kind, _, rest = name.partition(":")
-    if kind != "zoo" or not rest:
+    if kind != "zoo" or rest not in zoo.ZOO:
         known = ", ".join(f"zoo:{known}" for known in zoo.ZOO)
-        raise ProbeError(f"unknown model {name!r}", expected=f"one of {known}")
-    return Model(name, zoo.load(rest), zoo.ZOO[rest][1] if rest in zoo.ZOO else None)
+        raise ProbeError(f"unknown model {name}", expected=f"one of {known}")
+    return rest
 
 
 def adapt(network: nn.Module, neuron: str, *, presteps: int = 4, levels: int | None = None) -> Subject:

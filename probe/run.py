@@ -7,8 +7,10 @@ undone however the run ends.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,9 @@ from probe.recording.schema import Batch, LayerInfo, holds, per_sample_grid
 from probe.spikes import pack
 from probe.tally import LayerTally, Plan
 
+Digests = npt.NDArray[np.uint64]
+LAW_TOLERANCE = 1e-3
+"""How far v(T) may be from the conservation law, in units of θ, for every 100 timesteps begun: rounding again."""
 INPUT_TOLERANCE = 1e-4
 """How far a first layer's ANN and SNN inputs may differ, in units of θ: rounding, nothing more."""
 
@@ -124,12 +129,19 @@ def survey(subject: Subject, x: Tensor) -> Survey:
             shape = "x".join(map(str, x.shape[1:]))
             raise ProbeError(
                 f"the model cannot run a sample of shape {shape}: {error}",
-                expected="data of the shape it was trained on",
-                next_step="check --data",
+                expected="float32 data of the shape it was trained on",
+                next_step="check --data and the model's dtype",
             ) from None
-    if logits.ndim != 2:
-        raise ProbeError(f"the model's output has shape {tuple(logits.shape)}", expected="logits (sample, class)")
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = f"has shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"is a {type(logits).__name__}"
+        raise ProbeError(f"the model's output {got}", expected="one tensor of logits (sample, class)")
     for name, (of_ann, of_snn) in calls.items():
+        if not of_ann or not of_snn:
+            raise ProbeError(
+                f"layer {name} is never called by the {'SNN' if of_ann else 'ANN'}",
+                expected="activations that take part in the forward",
+                next_step="remove the module, or call it",
+            )
         if of_ann != 1 or of_snn != steps:
             raise ProbeError(
                 f"layer {name} is called {of_ann} times by the ANN and {of_snn} times in {steps} timesteps by the SNN",
@@ -214,9 +226,12 @@ class Tap:
     """Largest |v by the conservation law - v that the module shows|, in units of θ; None if it shows none."""
     timestep: int = 0
     """t of the SNN's forward in progress; 0 or less in the pre-steps."""
+    seen: int = 0
+    """The latest t at which the layer was called in this batch."""
     first: int = 0
     _level: Tensor = field(init=False, repr=False)
     _ann_input: Tensor | None = field(default=None, repr=False)
+    _constant: Tensor | None = field(default=None, repr=False)
     _input: Tensor | None = field(default=None, repr=False)
 
     def hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
@@ -282,6 +297,9 @@ class Tap:
         if t < 1:
             return
         assert x is not None
+        self._expect_one_call(t)
+        if self.info.constant_input:
+            self._expect_constant(t, x)
         if t == 1:
             silenced = self.pair.silenced()
             self.tally.begin(self.first, self._level, silenced)
@@ -302,6 +320,31 @@ class Tap:
         if self._holds("snn_input") and (t == 1 or not self.info.constant_input):
             self._send("snn_input", numpy_of(x), t)
 
+    def _expect_one_call(self, t: int) -> None:
+        if t != self.seen + 1:
+            what = "is called again" if t == self.seen else f"was last called at t = {self.seen}"
+            raise ProbeError(
+                f"layer {self.info.index} ({self.info.name}) {what} at t = {t} of the SNN",
+                expected="one call a timestep, whatever the batch",
+                next_step="give each use a module of its own",
+            )
+        self.seen = t
+
+    def _expect_constant(self, t: int, x: Tensor) -> None:
+        """The survey saw the same input at every t, so only one is kept: that must hold for every sample."""
+        if t == 1:
+            self._constant = x.clone()
+        elif self._constant is None or not torch.equal(self._constant, x):
+            raise ProbeError(
+                f"layer {self.info.index} ({self.info.name}): the input changes at t = {t}, though not for one sample",
+                expected="an input that is the same at every t, or never is",
+            )
+
+    @property
+    def law_broken(self) -> bool:
+        """The neuron is no soft-reset IF with the θ and v(0) that it is said to have."""
+        return self.law is not None and not self.law <= LAW_TOLERANCE * -(-self.timesteps // 100)
+
     def _not_finite(self) -> ProbeError:
         return ProbeError(
             f"layer {self.info.index} ({self.info.name}) is fed NaN or infinity in the SNN",
@@ -317,8 +360,14 @@ class Tap:
 
     def end(self) -> None:
         """Close the batch: counts and sums, the law and the oracle."""
+        if self.seen != self.timesteps:
+            raise ProbeError(
+                f"layer {self.info.index} ({self.info.name}) was called {self.seen} times by the SNN",
+                expected=f"once at each of {self.timesteps} timesteps",
+            )
         total = self.tally.input_sum
-        if not bool(torch.isfinite(total).all()):
+        # The sum shows NaN and infinity in a fortieth of the time; it could itself overflow, so a look follows.
+        if not bool(torch.isfinite(total.sum())) and not bool(torch.isfinite(total).all()):
             raise self._not_finite()
         n = self.tally.end()
         shape = (len(n), *self.info.shape)
@@ -328,7 +377,7 @@ class Tap:
             self._send("input_sum", numpy_of(total).reshape(shape))
         self._check_law(n.view(shape), total.view(shape))
         if self.oracle.applies:
-            self._consult_oracle(numpy_of(n).reshape(shape), numpy_of(total).reshape(shape))
+            self._consult_oracle(n.view(shape), total.view(shape))
 
     def _check_law(self, n: Tensor, total: Tensor) -> None:
         shown = self.pair.potential()
@@ -341,23 +390,41 @@ class Tap:
             difference = difference.masked_fill_(silenced, 0)
         self.law = max(self.law or 0.0, float(difference.max()))
 
-    def _consult_oracle(self, n: npt.NDArray[np.int32], total: npt.NDArray[np.float32]) -> None:
+    def _consult_oracle(self, n: Tensor, total: Tensor) -> None:
         coding = self.info.coding(self.timesteps, self.timesteps)
         assert coding is not None
-        code = coding.encode(np.zeros_like(n), n, total, self.pair.threshold)
-        rows = coding.decode(code, np.ones_like(code))
-        wrong = rows.n != rows.n_even
+        scale = torch.from_numpy(np.asarray(coding.scale(self.pair.threshold))).to(total.device)
+        # As in Coding.decode, in floats: whole numbers this small have exact quotients' floors.
+        fine = (total * scale).clamp_(*coding.limits).floor_()
+        n_even = fine.add_(coding.start).div_(coding.resolution).floor_()
+        wrong = n_even.clamp_(-self.timesteps if coding.unguarded else 0, self.timesteps) != n
         if self.info.levels == self.timesteps and self.info.initial_fraction == 0.5:
-            wrong |= rows.n != numpy_of(self._level).reshape(n.shape)
+            wrong |= n != self._level.view(n.shape)
         silenced = self.pair.silenced()
         if silenced is not None:
-            wrong &= ~numpy_of(silenced)
-        tie = wrong & near_tie(total, self.pair.threshold, self.info.initial_fraction, self.timesteps)
+            wrong &= ~silenced
+        threshold = self._threshold(total).expand(total.shape)
+        tie = near_tie(numpy_of(total[wrong]), numpy_of(threshold[wrong]), self.info.initial_fraction, self.timesteps)
         self.oracle.ties += int(tie.sum())
-        self.oracle.violations += int((wrong & ~tie).sum())
+        self.oracle.violations += int((~tie).sum())
 
 
 # --------------------------------------------------------------------------------------------------------- run
+
+
+def _note_fed(fed: list[int], _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """Hash what a network is fed, once a batch: at the SNN's first timestep."""
+    if not fed:
+        fed.extend(digest(sample) for sample in numpy_of(args[0]))
+
+
+def digest(sample: npt.NDArray[Any]) -> int:
+    """64 bits of the BLAKE2b hash of an array's bytes."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(sample).data, digest_size=8).digest(), "little")
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return not any(True for _ in module.children())
 
 
 class Run:
@@ -385,6 +452,9 @@ class Run:
         grid: tuple[int, ...],
     ) -> None:
         self.subject, self.surveyed, self.sink, self.timesteps = subject, surveyed, sink, timesteps
+        self._fed_ann: list[int] = []
+        self._fed_snn: list[int] = []
+        self.fed_differently = 0
         self.taps = []
         for info in recorded:
             pair = surveyed.pairs[info.index]
@@ -399,10 +469,18 @@ class Run:
         """Hooks and evaluation mode, undone on leaving."""
         with evaluating(self.subject.ann, self.subject.snn), contextlib.ExitStack() as stack:
             stack.callback(self.subject.reset)
+            for network, fed in ((self.subject.ann, self._fed_ann), (self.subject.snn, self._fed_snn)):
+                stack.callback(network.register_forward_pre_hook(partial(_note_fed, fed)).remove)
             for tap in self.taps:
                 for handle in tap.hooks():
                     stack.callback(handle.remove)
             yield
+
+    def digests(self) -> tuple[Digests, Digests]:
+        """64-bit hashes of what the ANN and the SNN were fed in the latest batch, each (sample,)."""
+        ann, snn = (np.array(fed, np.uint64) for fed in (self._fed_ann, self._fed_snn))
+        self.fed_differently += int((ann != snn).sum())
+        return ann, snn
 
     def batch(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """Run one batch through both networks; inside `hooked`.
@@ -418,7 +496,9 @@ class Run:
             ProbeError: NaN or infinity, or activations that are not what the layer says.
         """
         for tap in self.taps:
-            tap.first = first
+            tap.first, tap.seen = first, 0
+        self._fed_ann.clear()
+        self._fed_snn.clear()
         steps: list[Tensor] = []
         with torch.inference_mode():
             ann = self.subject.run_ann(x.clone())
@@ -446,6 +526,26 @@ class Run:
         for tap in self.taps:
             tap.timestep = timestep
 
+    def broken(self) -> tuple[str, ...]:
+        """A sentence for each oracle that this run breaks."""
+        told = []
+        if self.fed_differently:
+            told.append(f"ANN and SNN were fed different numbers in {self.fed_differently} samples")
+        for tap in self.taps:
+            where, oracle = f"layer {tap.info.index} ({tap.info.name})", tap.oracle
+            if oracle.broken:
+                told.append(
+                    f"{where} errs in {oracle.violations} neurons that cannot err, and its inputs differ by up to "
+                    f"{oracle.input_difference:.2g} θ: fed the same input at every t it has no unevenness, so samples "
+                    "are mis-paired, time is read in the wrong order, or θ or v(0) is not what it is said to be"
+                )
+            if tap.law_broken:
+                told.append(
+                    f"{where} is up to {tap.law:.2g} θ away from the conservation law v(T) = v(0) + Σx - θ·n: it is no "
+                    "soft-reset neuron with the θ and v(0) that it is said to have, and its attribution means nothing"
+                )
+        return tuple(told)
+
     def facts(self) -> dict[str, Any]:
         """What a later diagnosis needs and no array holds."""
         return {
@@ -453,7 +553,11 @@ class Run:
             "calls": {name: {"ann": ann, "snn": snn} for name, (ann, snn) in self.surveyed.calls.items()},
             "order": [info.name for info in self.surveyed.infos],
             "rewrites_input": sorted(self.surveyed.rewrites),
-            "law": {str(tap.info.index): tap.law for tap in self.taps},
+            "law": {
+                str(tap.info.index): {"largest_difference": tap.law, "broken": tap.law_broken} for tap in self.taps
+            },
+            "fed": {"differing_samples": self.fed_differently},
+            "operations": sorted({type(module).__name__ for module in self.subject.snn.modules() if _is_leaf(module)}),
             "oracles": {
                 str(tap.info.index): {**vars(tap.oracle), "broken": tap.oracle.broken}
                 for tap in self.taps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import threading
 import time
@@ -13,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,9 +24,9 @@ from probe.data import DataSet, Indices, choose_samples, open_data
 from probe.errors import Interrupted, ProbeError
 from probe.families import Subject
 from probe.layers import select_layers
-from probe.models import adapt, open_model
+from probe.models import adapt, bundled_data, open_model
 from probe.recording.schema import PRESETS, Batch, LayerInfo, RunInfo, per_sample_grid, time_grid
-from probe.recording.writer import PART_BYTES, PART_SECONDS, Writer, check_target, digest, free_bytes
+from probe.recording.writer import PART_BYTES, PART_SECONDS, Writer, check_target, free_bytes
 from probe.run import Run, Survey, survey
 
 LARGEST_T = 10_000
@@ -41,6 +42,8 @@ class Capture:
         layers: the layers to record.
         info, subject, surveyed, data: what it runs.
         indices: of the samples, in the data set.
+        overwrite: replace an existing recording, once the new one is whole.
+        home: the device on which the user's network was, and will be again.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Capture:
     data: DataSet
     indices: Indices
     overwrite: bool
+    home: torch.device
 
     @property
     def bytes_per_layer(self) -> dict[int, int]:
@@ -93,65 +97,59 @@ class Capture:
             record=self.info.record, timesteps=self.info.timesteps, grid=self.info.grid,
         )  # fmt: skip
         started = time.perf_counter()
+        done = 0
         try:
             with run.hooked(), interruptible() as interrupted:
                 for first in range(0, len(self.indices), self.info.batch_size):
                     self._batch(run, writer, first)
+                    done = min(first + self.info.batch_size, len(self.indices))
                     if progress:
-                        progress(min(first + self.info.batch_size, len(self.indices)), len(self.indices))
+                        progress(done, len(self.indices))
                     if interrupted():
                         break
                     if writer.part_is_full:
                         writer.commit(_take(run))
-            done = min(first + self.info.batch_size, len(self.indices))
             writer.finish(_take(run), run.facts(), complete=done == len(self.indices))
-        except OSError as error:
-            self._keep_what_is_safe(writer, run, error)
+        except (OSError, ProbeError) as error:
+            raise self._failed(writer, run, error) from None
         except BaseException:
-            writer.drop_part()
-            if not writer.committed:
-                writer.discard()
-            else:
-                writer.finish({}, run.facts(), complete=False)
+            writer.abort(run.facts())
             raise
+        finally:
+            self.subject.ann.to(self.home)
         if done < len(self.indices):
             raise Interrupted(f"stopped: {self.path} holds {done} of {len(self.indices)} samples")
-        broken = {tap.info.index: tap.oracle for tap in run.taps if tap.oracle.broken}
-        return Captured(self.path, done, time.perf_counter() - started, self.path.stat().st_size, broken)
+        return Captured(self.path, done, time.perf_counter() - started, writer.bytes, run.broken())
 
     def _batch(self, run: Run, writer: Writer, first: int) -> None:
         chosen = self.indices[first : first + self.info.batch_size]
         images = self.data.load(chosen)
         ann, snn = run.batch(torch.from_numpy(images).to(self.info.device), first)
-        digests = np.array([digest(image) for image in images], np.uint64)
+        digest_ann, digest_snn = run.digests()
         for name, values in (
-            ("index", chosen), ("label", self.data.labels[chosen]), ("digest_ann", digests), ("digest_snn", digests),
+            ("index", chosen), ("label", self.data.labels[chosen]),
+            ("digest_ann", digest_ann), ("digest_snn", digest_snn),
             ("ann", ann.float().cpu().numpy()), ("snn", snn.float().cpu().numpy()),
         ):  # fmt: skip
             writer.append(None, Batch(name, first, values))
         writer.check()
 
-    def _keep_what_is_safe(self, writer: Writer, run: Run, error: OSError) -> None:
-        writer.drop_part()
-        kept = 0
+    def _failed(self, writer: Writer, run: Run, error: OSError | ProbeError) -> ProbeError:
+        """Keep what is safe, and say what that is."""
+        try:
+            kept = writer.abort(run.facts())
+            rest = f"; {self.path} holds the first {kept} samples" if kept else ""
+        except OSError:
+            rest = f"; the finished parts are in {writer.folder}"
+        if isinstance(error, ProbeError):
+            return ProbeError(error.got + rest, expected=error.expected, next_step=error.next_step)
         reason = error.strerror or str(error).split(",")[0].strip("() ")
-        if writer.committed:
-            try:
-                kept = writer.finish({}, run.facts(), complete=False)
-            except OSError:
-                raise ProbeError(
-                    f"writing {self.path} failed ({reason})",
-                    expected="room on the disk",
-                    next_step=f"the finished parts are in {writer.folder}; free some space and capture again",
-                ) from None
-        else:
-            writer.discard()
-        rest = f"{self.path} holds the first {kept} samples" if kept else "nothing was kept"
-        raise ProbeError(
-            f"writing {self.path} failed ({reason}); {rest}",
-            expected=f"room for {self.bytes / 1e6:.0f} MB",
-            next_step="free some space, or record less with --record or --samples",
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        return ProbeError(
+            f"writing {self.path} failed ({reason})" + (rest or "; nothing was kept"),
+            expected=f"room for {self.bytes / 1e6:.1f} MB" if full else "a folder that stays writable",
+            next_step="free some space, or record less with --record or --samples" if full else "capture again",
+        )
 
 
 @dataclass(frozen=True)
@@ -160,15 +158,15 @@ class Captured:
 
     Attributes:
         path: the recording.
-        samples, seconds, bytes: how many, how long, how large (of an index: without its parts).
-        broken: layer index -> its oracle, for every oracle that the recording breaks.
+        samples, seconds, bytes: how many, how long, how large on disk, parts included.
+        broken: a sentence for each oracle that the recording breaks.
     """
 
     path: Path
     samples: int
     seconds: float
     bytes: int
-    broken: dict[int, Any]
+    broken: tuple[str, ...]
 
 
 def _take(run: Run) -> dict[int, LayerStatistics]:
@@ -177,7 +175,7 @@ def _take(run: Run) -> dict[int, LayerStatistics]:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag, which the yielded function tells; a second one stops at once.
+    """Ctrl-C (or SIGTERM, SIGHUP) sets a flag, which the yielded function tells; a second one stops at once.
 
     A handler that raises would be swallowed inside HDF5 now and then; a flag never is.
     """
@@ -186,16 +184,19 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
 
-    def handler(number: int, frame: Any) -> None:
+    def handler(number: int, _frame: Any) -> None:
         pressed.append(number)
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[number])
+        os.write(2, b"\nprobe: finishing the batch; once more to stop at once\n")
 
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, handler)
+    # A scheduler that takes the machine back and a terminal that is closed send the other two.
+    caught = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in caught}
     try:
         yield lambda: bool(pressed)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def plan(
@@ -214,7 +215,7 @@ def plan(
     output: str | Path = "recording.h5",
     overwrite: bool = False,
     batch_size: int = 50,
-    device: str = "cpu",
+    device: str | None = None,
     seed: int = 0,
     command: str = "",
 ) -> Capture:
@@ -224,22 +225,23 @@ def plan(
         ProbeError: something does not fit.
     """
     path = Path(output)
-    _check_numbers(timesteps, at, samples, batch_size, record)
+    _check_numbers(timesteps, at, samples, batch_size, record, seed)
     check_target(path, overwrite=overwrite)
-    if isinstance(model, str):
-        opened = open_model(model)
-        name, network, bundled = opened.name, opened.network, opened.data
-    else:
-        name, network, bundled = type(model).__name__, model, None
+    name = model if isinstance(model, str) else type(model).__name__
+    bundled = bundled_data(model) if isinstance(model, str) else None
     if data is None and bundled is None:
         raise ProbeError(
             f"{name} comes without images",
             expected="--data",
             next_step="pass --data cifar10-jpeg:PATH" if name.endswith("cifar10") else "pass --data NAME",
         )
+    network = open_model(model) if isinstance(model, str) else model
+    if not isinstance(network, nn.Module):
+        raise ProbeError(f"a model of type {type(network).__name__}", expected="a name or a torch.nn.Module")
     source = data if isinstance(data, DataSet) else open_data(data or str(bundled), split)
     subject = adapt(network, neuron, presteps=srp_steps, levels=levels)
-    where = _device(device)
+    home = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    where = home if device is None else _device(device)
     subject.ann.to(where)
     subject.snn.to(where)
     indices = choose_samples(source.labels, samples, seed, what=source.name)
@@ -258,7 +260,7 @@ def plan(
         device=str(where), torch_version=str(torch.__version__), run_id=uuid.uuid4().hex,
         created_by=f"snn-probe {__version__}", created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
-    planned = Capture(path, info, subject, surveyed, tuple(chosen), source, indices, overwrite)
+    planned = Capture(path, info, subject, surveyed, tuple(chosen), source, indices, overwrite, home)
     if planned.bytes > free_bytes(path):
         raise ProbeError(
             f"the recording needs up to {planned.bytes / 1e9:.2f} GB and {path.parent} has "
@@ -269,7 +271,14 @@ def plan(
     return planned
 
 
-def _check_numbers(timesteps: int, at: Sequence[int], samples: int | None, batch_size: int, record: str) -> None:
+def _check_numbers(
+    timesteps: int, at: Sequence[int], samples: int | None, batch_size: int, record: str, seed: int
+) -> None:
+    for what, number in (("timesteps", timesteps), ("samples", samples), ("batch_size", batch_size), ("seed", seed)):
+        if number is not None and not isinstance(number, int):
+            raise ProbeError(f"{what} = {number!r}", expected="a whole number")
+    if not 0 <= seed < 1 << 63:
+        raise ProbeError(f"seed {seed}", expected="0 to 2**63 - 1", next_step="pass --seed N")
     if not 1 <= timesteps <= LARGEST_T:
         raise ProbeError(f"{timesteps} timesteps", expected=f"1 to {LARGEST_T}", next_step="pass -T N")
     for t in at:
@@ -306,7 +315,8 @@ def capture(
         strict: raise if an oracle is broken.
         options: data (a name or a `DataSet`), split, samples (None for all), timesteps (T), at (more t for the
             statistics), levels (L), neuron, srp_steps (τ), layers (specs), record (a preset), output (a path),
-            overwrite, batch_size, device, seed; as the options of `probe capture`, with the same defaults.
+            overwrite, batch_size, device (None for the network's own), seed; as the options of `probe capture`, with
+            the same defaults.
 
     Returns:
         The path of the recording.
@@ -322,12 +332,4 @@ def capture(
 
 def oracle_message(captured: Captured) -> str:
     """What to shout when an oracle is broken."""
-    parts = [
-        f"layer {index} errs in {oracle.violations} neurons that cannot err, inputs differ by up to "
-        f"{oracle.input_difference:.2g} θ"
-        for index, oracle in captured.broken.items()
-    ]
-    return (
-        "ORACLE BROKEN: " + "; ".join(parts) + ". A first layer fed the same input at every t has no unevenness: "
-        "samples are mis-paired, time is read in the wrong order, or θ or v(0) is not what it is said to be"
-    )
+    return "ORACLE BROKEN: " + "; ".join(captured.broken)

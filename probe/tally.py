@@ -65,8 +65,8 @@ class LayerTally:
         self._bins: dict[int, Tensor] = {}
         self._found: dict[int, list[tuple[Ints, Ints]]] = {}
         self._largest: dict[int, Ints] = dict.fromkeys(self.plan.codings, NO_ERROR)
-        self._spikes_at: list[Tensor] = []
-        self._per_neuron: list[Tensor] = []
+        self._spikes_at: Tensor | None = None
+        self._per_neuron: Tensor | None = None
         self._samples: list[Tensor] = []
         self._first_input = torch.full((2, 1), torch.nan)
 
@@ -85,6 +85,7 @@ class LayerTally:
         if silenced is not None:
             mask = silenced.reshape(self._levels.shape)
             self._classes = torch.add(self._levels, mask, alpha=self._coding.levels + 1)
+        self._silenced = silenced
         self.input_sum = torch.empty_like(self._levels)
         self._step_sums = torch.zeros(self.plan.timesteps, dtype=torch.float64, device=level.device)
         self._sums = torch.zeros(len(level), len(self.plan.per_sample), 5, dtype=torch.float64, device=level.device)
@@ -133,7 +134,9 @@ class LayerTally:
             output: its output θ·s(t), same shape.
         """
         if t == 1:
-            self._note_first_input(x, output)
+            # A silenced neuron could not fire: it counts as one that takes no part.
+            barred = output if self._silenced is None else output.masked_fill(self._silenced, 1)
+            self._note_first_input(x, output, barred)
         x, output = x.reshape(self._base.shape), output.reshape(self._base.shape)
         coding = self.plan.codings.get(t)
         slot = self.plan.per_sample.index(t) if t in self.plan.per_sample else None
@@ -173,15 +176,16 @@ class LayerTally:
         self._sums[piece[0], :, 1] += k.sum(1, keepdim=True)
         self._sums[piece[0], :, 3] += self._dot(k, k)[:, None]
 
-    def _note_first_input(self, x: Tensor, output: Tensor) -> None:
+    def _note_first_input(self, x: Tensor, output: Tensor, barred: Tensor) -> None:
         """Per channel, the smallest input that fired at once and the largest that did not."""
         rows = max(1, PIECE // x[0].numel()) if x.device.type == "cpu" else len(x)
         across = [axis for axis in range(x.ndim) if axis != 1]
         before = self._first_input.to(x.device)
-        for some, spikes in zip(x.split(rows), output.split(rows), strict=True):
+        for start in range(0, len(x), rows):
+            some, spikes, out = (every[start : start + rows] for every in (x, output, barred))
             # Many times as fast as torch.where: an input that does not take part is moved far away.
             smallest = torch.le(spikes, 0, out=torch.empty_like(some)).mul_(HUGE).add_(some).amin(across)
-            largest = torch.gt(spikes, 0, out=torch.empty_like(some)).mul_(-HUGE).add_(some).amax(across)
+            largest = torch.gt(out, 0, out=torch.empty_like(some)).mul_(-HUGE).add_(some).amax(across)
             here = torch.stack([smallest, largest])
             here = here.where(here.abs() < HUGE / 2, torch.nan)
             before = torch.stack([torch.fmin(before[0], here[0]), torch.fmax(before[1], here[1])])
@@ -260,7 +264,8 @@ class LayerTally:
             same = torch.eq(base, value, out=self._buffer(0, base))
             if same.any():
                 row, column = same.nonzero()[0].tolist()
-                return (piece[0].start + row) * self._base.shape[1] + piece[1].start + column
+                place: int = (piece[0].start + row) * self._base.shape[1] + piece[1].start + column
+                return place
         raise AssertionError("a pair that occurs has a place")
 
     def spike_count(self) -> Tensor:
@@ -275,19 +280,22 @@ class LayerTally:
         """End the batch, and return n at T, int32, shape (sample, neuron)."""
         n = self.spike_count()
         # A sum in int32 is several times as fast as in int64, and large enough for any batch.
-        self._per_neuron.append(n.sum(0, dtype=torch.int32).to(torch.int64))
+        per_neuron = n.sum(0, dtype=torch.int32).to(torch.int64)
+        # Added up at once: a list of one a batch would grow with the samples.
+        self._per_neuron = per_neuron if self._per_neuron is None else self._per_neuron.add_(per_neuron)
+        self._spikes_at = self._step_sums if self._spikes_at is None else self._spikes_at.add_(self._step_sums)
         self._samples.append(self._sums)
-        self._spikes_at.append(self._step_sums)
         return n
 
     @property
     def touched(self) -> bool:
         """True if a batch has ended since the last `take`."""
-        return bool(self._per_neuron)
+        return self._per_neuron is not None
 
     def take(self) -> LayerStatistics:
         """What the batches since the last call have added up to; starts anew."""
         assert self._like is not None, "take() before the first batch"
+        assert self._per_neuron is not None, "take() before the first batch has ended"
         statistics = {}
         for t, coding in self.plan.codings.items():
             if t in self._bins:
@@ -300,7 +308,7 @@ class LayerTally:
         gathered = LayerStatistics(
             statistics,
             self._spikes_at_every(statistics),
-            torch.stack(self._per_neuron).sum(0).view(self._like[0]).cpu().numpy(),
+            self._per_neuron.view(self._like[0]).cpu().numpy(),
             torch.cat(self._samples).cpu().numpy().astype(np.int64),
             self._first_input.cpu().numpy(),
         )
@@ -309,7 +317,8 @@ class LayerTally:
 
     def _spikes_at_every(self, statistics: dict[int, Statistics]) -> Ints:
         """Σ s(t) for every t: from the histograms where those of t and t - 1 are there, else from what was summed."""
-        spikes = torch.stack(self._spikes_at).sum(0).cpu().numpy().astype(np.int64)
+        assert self._spikes_at is not None
+        spikes = self._spikes_at.cpu().numpy().astype(np.int64)
         counted = 0
         values = np.arange(self.plan.timesteps - self._coding.lowest_count + 1) + self._coding.lowest_count
         for t in range(1, self.plan.timesteps + 1):

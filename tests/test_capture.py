@@ -300,7 +300,8 @@ def test_a_broken_oracle_is_told_and_kept(tmp_path: Path) -> None:
     run_ann = planned.subject.ann.forward
     planned.subject.ann.forward = lambda x: run_ann(x.roll(1, 0))
     captured = planned.run()
-    assert list(captured.broken) == [0]
+    (told,) = captured.broken
+    assert "layer 0 (block1.act) errs in" in told
     with probe.open(captured.path) as recording:
         layer = probe.unevenness(recording, 0)["layers"][0]
         assert layer["oracle"]["broken"]
@@ -331,3 +332,133 @@ def test_a_long_run_needs_no_dense_histogram(recordings: Callable[..., Path]) ->
         assert recording.layers[0].index == 5
         for t in (1, 8, 128, 300):
             probe.unevenness(recording, timestep=t, recompute=True)
+
+
+def test_a_neuron_that_breaks_the_conservation_law_is_told(tmp_path: Path) -> None:
+    """A hard reset in one layer: the tables look plausible, the law does not hold."""
+    planned = plan(samples=10, output=tmp_path / "r.h5")
+    neuron = planned.subject.snn.get_submodule("block3.act")
+    step = neuron._step
+
+    def hard(x: Tensor) -> Tensor:
+        output = step(x)
+        neuron.potential = neuron.potential.masked_fill(output > 0, 0.0)
+        return output
+
+    neuron._step = hard
+    captured = planned.run()
+    (told,) = captured.broken
+    assert "layer 2 (block3.act)" in told
+    assert "conservation law" in told
+    with probe.open(captured.path) as recording:
+        law = [layer["law"]["broken"] for layer in probe.unevenness(recording)["layers"]]
+        assert law == [False, False, True, False, False, False]
+
+
+class Shifts(nn.Module):
+    """A network that prepares its input in place, as some papers' code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = zoo.load("digits")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.1
+        out: Tensor = self.network(x)
+        return out
+
+
+def test_each_forward_gets_its_own_copy_of_the_input(tmp_path: Path) -> None:
+    with probe.open(probe.capture(Shifts(), data="digits", samples=10, output=tmp_path / "r.h5")) as recording:
+        assert recording.facts["oracles"]["0"]["applies"]
+        assert probe.unevenness(recording, 0)["layers"][0]["cases"]["zero_over"] == 0
+
+
+def test_what_each_network_is_fed_is_hashed_on_its_own(tmp_path: Path) -> None:
+    planned = plan(samples=10, output=tmp_path / "r.h5")
+    planned.subject.snn.register_forward_pre_hook(lambda _module, args: (args[0].flip(0),))
+    captured = planned.run()
+    assert any("were fed different numbers in 10 samples" in told for told in captured.broken)
+    with probe.open(captured.path) as recording:
+        ann, snn = recording.digests
+        np.testing.assert_array_equal(ann, snn[::-1])
+
+
+class Fickle(nn.Module):
+    """A layer that is called twice, or not at all, where the batch is large."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls, self.linear, self.act = calls, nn.Linear(64, 10), QCFS(8, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x.flatten(1))
+        for _ in range(1 if len(x) == 1 else self.calls):
+            x = self.act(x)
+        return x
+
+
+@pytest.mark.parametrize(("calls", "told"), [(2, "is called again at t = 1"), (0, "was called 0 times")])
+def test_calls_are_counted_in_the_run_itself(calls: int, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ProbeError, match=told):
+        probe.capture(Fickle(calls), data="digits", samples=10, output=tmp_path / "r.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Unused(Fickle):
+    """A layer that no forward reaches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x.flatten(1))
+        return out
+
+
+class Pair(Fickle):
+    """A network with two outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Any = (super().forward(x), x)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (Unused(1), "act is never called by the ANN"),
+        (Pair(1), "output is a tuple"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), QCFS(512, 1.0)), "512 levels"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU()),
+            "no spiking layer found among Flatten, Linear, ReLU",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 7), QCFS(8, 1.0)), "7 classes"),
+        (nn.Sequential(nn.Linear(5, 10), QCFS(8, 1.0)), "cannot run a sample of shape 1x8x8"),
+    ],
+)
+def test_networks_that_cannot_be_recorded(network: nn.Module, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ProbeError, match=told):
+        probe.capture(network, data="digits", samples=10, output=tmp_path / "r.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_silenced_neurons_are_told_apart(recordings: Callable[..., Path]) -> None:
+    """They could not fire: no witness of the threshold, and a trace says so."""
+    with probe.open(recordings(neuron="srp")) as recording:
+        layer = recording.layers[1]
+        x, spikes, silenced = layer.read("snn_input")[:, 0], layer.read("snn_spikes")[:, 0], layer.silenced
+        quiet = np.where((spikes == 0) & ~silenced, x, -np.inf).max((0, 2, 3))
+        fired = np.where(spikes > 0, x, np.inf).min((0, 2, 3))
+        kept = layer.statistics.first_input
+        np.testing.assert_array_equal(kept[0], np.where(np.isinf(fired), np.nan, fired).astype(np.float32))
+        np.testing.assert_array_equal(kept[1], np.where(np.isinf(quiet), np.nan, quiet).astype(np.float32))
+        sample, *neuron = (int(i[0]) for i in np.nonzero(silenced))
+        assert probe.trace(recording, 1, sample, neuron).silenced
+        sample, *neuron = (int(i[0]) for i in np.nonzero(~silenced))
+        assert not probe.trace(recording, 1, sample, neuron).silenced
+
+
+def test_names_of_neurons_are_the_same_on_the_command_line() -> None:
+    from probe.cli.capture import NEURONS as ON_THE_COMMAND_LINE
+    from probe.neurons import NEURONS
+
+    assert ON_THE_COMMAND_LINE == NEURONS

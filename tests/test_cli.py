@@ -387,3 +387,39 @@ def test_public_names_load_lazily_and_all_exist() -> None:
     assert done.stdout.splitlines()[0] == "[]"
     for name in probe.__all__:
         assert getattr(probe, name) is not None
+
+
+def test_a_closed_pipe_is_no_error_for_tables_either(full: Path) -> None:
+    command = f"{sys.executable} -m probe unevenness {full} | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("t = 8 of T = 8")
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_an_output_without_greek_letters_is_whole(full: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "probe", "unevenness", str(full), "--layer", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "oracle holds" in done.stdout
+
+
+def test_a_terminated_capture_keeps_its_samples(tmp_path: Path) -> None:
+    """As a scheduler or a closed terminal ends it."""
+    script = (
+        "import os, signal; from probe.session import plan; from probe.errors import Interrupted\n"
+        "p = plan(samples=40, batch_size=10, output='r.h5')\n"
+        "try: p.run(lambda done, samples: os.kill(os.getpid(), signal.SIGTERM) if done == 20 else None)\n"
+        "except Interrupted as stopped: print(stopped)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "stopped: r.h5 holds 20 of 40 samples\n", done.stderr
+    assert "finishing the batch" in done.stderr
+
+
+def test_more_bad_input(run: Run, full: Path) -> None:
+    refused(run("capture", "--seed", -1), "seed -1")
+    refused(run("capture", "-o", "a" * 300), "300 characters")
+    refused(run("layers", "a" * 300), "cannot be read")
+    assert run("layers", full, "--json", "--csv").exit_code == 2
+    assert "neuron 1,0,3" in ok(run("trace", full, "--layer", 1, "--neuron", 67))

@@ -81,7 +81,7 @@ def test_a_recording_moves_with_its_parts_and_reads_from_anywhere(
 @pytest.mark.parametrize("harm", ["missing", "shorter", "of another run"])
 def test_a_part_that_is_not_whole_is_refused(harm: str, indexed: Path, tmp_path: Path) -> None:
     """HDF5 itself would read zeros, without a word."""
-    part = parts_folder(indexed) / "part-000002.h5"
+    part = next(parts_folder(indexed).glob("part-*-000002.h5"))
     if harm == "missing":
         part.unlink()
     elif harm == "shorter":
@@ -89,7 +89,7 @@ def test_a_part_that_is_not_whole_is_refused(harm: str, indexed: Path, tmp_path:
     else:
         with h5py.File(part, "r+") as file:
             file.attrs["run_id"] = "f" * 32
-    with pytest.raises(ProbeError, match=r"part-000002\.h5"):
+    with pytest.raises(ProbeError, match=r"part-\w+-000002\.h5"):
         probe.open(indexed)
 
 
@@ -140,7 +140,7 @@ def test_a_file_under_the_final_name_is_always_a_whole_one(tmp_path: Path) -> No
     assert done.returncode == -9, done.stderr
     assert not (tmp_path / "killed.h5").exists()
     parts = sorted((tmp_path / "killed.h5.parts").glob("part-*.h5"))
-    assert [part.name for part in parts] == ["part-000000.h5", "part-000001.h5"]
+    assert [part.name[-9:] for part in parts] == ["000000.h5", "000001.h5"]
     for part in parts:
         with h5py.File(part) as file:
             assert file["layers/3/spike_count"][()].shape[0] == file.attrs["samples"] == 10
@@ -222,3 +222,135 @@ def test_one_sample_reads_as_it_does_among_all(tmp_path: Path, full: Path) -> No
             found = probe.trace(recording, 0, 2, (1, 2, 3))
             assert found.threshold == np.broadcast_to(layer.threshold, (1, *layer.shape))[0, 1, 2, 3]
             assert found.ann_output == layer.ann_output[2, 1, 2, 3]
+
+
+def test_a_recording_under_another_name_says_where_its_parts_should_be(indexed: Path) -> None:
+    """HDF5 would look for the old name, and read zeros."""
+    renamed = indexed.with_name("renamed.h5")
+    shutil.move(indexed, renamed)
+    shutil.move(parts_folder(indexed), parts_folder(renamed))
+    with pytest.raises(ProbeError, match=r"parts in parted\.h5\.parts.*parted\.h5"):
+        probe.open(renamed)
+
+
+def test_parts_that_are_replaced_while_a_recording_is_open(indexed: Path) -> None:
+    with probe.open(indexed) as recording:
+        assert recording.layers[0].spike_count.sum() > 0
+        plan(samples=20, batch_size=10, output=indexed, overwrite=True).run(part_bytes=1)
+        with pytest.raises(ProbeError, match="removed or replaced"):
+            _ = recording.layers[0].spike_count
+    with probe.open(indexed) as recording:
+        assert recording.samples == 20
+        assert len(list(parts_folder(indexed).glob("part-*"))) == 2
+
+
+@pytest.mark.parametrize("part_bytes", [1, 1 << 30])
+def test_overwrite_touches_the_old_recording_only_when_the_new_one_is_whole(part_bytes: int, indexed: Path) -> None:
+    def seen() -> list[int]:
+        with probe.open(indexed) as recording:
+            return [recording.samples, int(recording.layers[3].spike_count.sum())]
+
+    old = seen()
+    during: list[list[int]] = []
+    planned = plan(samples=30, batch_size=10, output=indexed, overwrite=True)
+    planned.run(lambda _done, _samples: during.append(seen()), part_bytes=part_bytes)
+    assert during == [old] * 3
+    assert seen()[0] == 30
+    names = {path.name for path in indexed.parent.iterdir()}
+    assert names == ({"parted.h5", "parted.h5.parts"} if part_bytes == 1 else {"parted.h5"})
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    refusals: list[str] = []
+
+    def second(_done: int, _samples: int) -> None:
+        with pytest.raises(ProbeError) as refused:
+            plan(samples=10, output=tmp_path / "r.h5", overwrite=True).run()
+        refusals.append(str(refused.value))
+
+    plan(samples=20, batch_size=20, output=tmp_path / "r.h5").run(second)
+    assert len(refusals) == 1
+    assert "another capture is writing" in refusals[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]
+
+
+def test_a_failure_after_a_commit_says_what_was_kept(tmp_path: Path) -> None:
+    planned = plan(samples=40, batch_size=10, output=tmp_path / "r.h5")
+
+    def poison(done: int, _samples: int) -> None:
+        if done == 30:
+            planned.subject.ann.get_submodule("output").weight.data.fill_(float("nan"))
+
+    with pytest.raises(ProbeError, match=r"NaN or infinity as logits.*holds the first 30 samples"):
+        planned.run(poison, part_bytes=1)
+    with pytest.warns(UserWarning, match="30 samples"), probe.open(tmp_path / "r.h5") as recording:
+        assert recording.samples == 30
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("/", "samples", 10**12),
+        ("/", "samples", 3),
+        ("/", "timesteps", 10**9),
+        ("/", "timesteps", 7),
+        ("/", "format_version", 0),
+        ("layers/1", "shape", [1 << 40, 1 << 40, 8]),
+        ("layers/1", "shape", [16, 8]),
+        ("layers/1", "levels", -3),
+        ("layers/1", "traits", "{"),
+        ("layers/1", "encoding", "[]"),
+    ],
+)
+def test_attributes_that_contradict_the_arrays(
+    where: str, name: str, value: object, full: Path, tmp_path: Path
+) -> None:
+    edited = tmp_path / "edited.h5"
+    edited.write_bytes(full.read_bytes())
+    with h5py.File(edited, "r+") as file:
+        file[where].attrs[name] = value
+    with pytest.raises(ProbeError, match="damaged"):
+        probe.open(edited)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers/1/threshold", np.zeros(1, np.float32)),
+        ("layers/1/threshold", np.ones((3, 5), np.float32)),
+        ("layers/1/spike_count", np.zeros((40, 2), np.uint8)),
+        ("samples/label", np.zeros(7, np.int64)),
+        ("output/snn", np.zeros((40, 3, 10), np.float32)),
+    ],
+)
+def test_arrays_of_another_shape(name: str, value: np.ndarray, full: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "edited.h5"
+    edited.write_bytes(full.read_bytes())
+    with h5py.File(edited, "r+") as file:
+        del file[name]
+        file[name] = value
+    with pytest.raises(ProbeError, match="damaged"):
+        probe.open(edited)
+
+
+def test_edited_spikes_do_not_pass_a_recomputation(full: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "edited.h5"
+    edited.write_bytes(full.read_bytes())
+    with h5py.File(edited, "r+") as file:
+        file["layers/1/snn_spikes"][3, 2, :4] ^= 0xFF
+    with probe.open(edited) as recording, pytest.raises(ProbeError, match="do not add up"):
+        probe.unevenness(recording, 1, recompute=True)
+
+
+def test_cases_at_any_t_from_spikes_alone(recordings: Callable[..., Path]) -> None:
+    with (
+        probe.open(recordings(record="spikes", timesteps=20)) as spikes,
+        probe.open(recordings(record="full", timesteps=20)) as full,
+    ):
+        one, other = (probe.unevenness(recording, 3, timestep=11)["layers"][0] for recording in (spikes, full))
+        assert one["cases"] == other["cases"]
+        assert one["offset_spikes"] == other["offset_spikes"]
+        assert one["largest_error"] == other["largest_error"]
+        assert one["attribution"] is one["local_cases"] is one["residual"] is None
+        assert "without inputs" in one["reason"]
+        assert other["attribution"]["unevenness"]["mean_square"] > 0

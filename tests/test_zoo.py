@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,11 @@ from torch import Tensor, nn
 
 from probe.data import open_data
 from probe.errors import ProbeError
-from probe.models import adapt, open_model
+from probe.models import adapt, bundled_data, open_model
 from probe.neurons import QCFS
 from probe.zoo import ZOO, load, load_weights
 from probe.zoo.networks import digits_vgg, resnet20
-from probe.zoo.train import RECIPES, augment, evaluate, save_weights, train
-
-RESNET_WEIGHTS = Path(str(files("probe.zoo") / "weights" / "resnet20-cifar10.npz"))
-without_resnet = pytest.mark.skipif(
-    not RESNET_WEIGHTS.is_file(), reason=f"no {RESNET_WEIGHTS.name} in probe/zoo/weights"
-)
-"""Until the weights are bundled."""
+from probe.zoo.train import RECIPES, Phase, augment, cut_out, evaluate, save_weights, train
 
 
 @pytest.fixture
@@ -57,13 +50,14 @@ def test_digits_network() -> None:
 
 
 def test_names() -> None:
-    opened = open_model("zoo:digits")
-    assert (opened.name, opened.data) == ("zoo:digits", "digits")
+    assert isinstance(open_model("zoo:digits"), nn.Sequential)
+    assert (bundled_data("zoo:digits"), bundled_data("zoo:resnet20-cifar10")) == ("digits", None)
     with pytest.raises(ProbeError, match="unknown model zoo:vgg; expected zoo:digits or zoo:resnet20-cifar10"):
         load("vgg")
     for name in ("digits", "zoo:", "torchvision:resnet18"):
-        with pytest.raises(ProbeError, match="unknown model"):
-            open_model(name)
+        for ask in (open_model, bundled_data):
+            with pytest.raises(ProbeError, match="unknown model"):
+                ask(name)
     assert set(RECIPES) == set(ZOO)
 
 
@@ -87,7 +81,8 @@ def test_resnet_layers_before_training() -> None:
 def test_one_epoch_twice_gives_the_same_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = open_data("digits", "train")
     few = dataclasses.replace(data, labels=data.labels[:640])
-    first, second, other = (train(RECIPES["digits"], few, epochs=1, seed=seed).state_dict() for seed in (3, 3, 4))
+    recipe, phase = RECIPES["digits"], Phase(epochs=1, rate=0.05)
+    first, second, other = (train(recipe, few, (phase,), seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert not torch.equal(first["output.weight"], other["output.weight"])
     # Ten steps learn something: less than ln 10, the loss of a guess; and what is saved comes back.
@@ -130,15 +125,31 @@ def test_augmented_images_are_shifted_ones(mirror: bool) -> None:
     assert len(seen) == (18 if mirror else 9)
 
 
+def test_a_square_is_cut_out_of_each_image() -> None:
+    """4x4 pixels at most, less at a border, never none; all channels alike, and nothing else changes."""
+    images = torch.rand(300, 2, 8, 10, generator=torch.Generator().manual_seed(0)) + 0.1
+    cut = cut_out(images.clone(), 4, torch.Generator().manual_seed(1))
+    sizes = set()
+    for image, result in zip(images, cut, strict=True):
+        gone = result[0] == 0
+        rows, columns = gone.any(1), gone.any(0)
+        assert torch.equal(gone, rows[:, None] & columns[None])
+        assert torch.equal(result, image.masked_fill(gone, 0))
+        for kept in (rows, columns):
+            place = kept.nonzero().flatten().tolist()
+            assert place == list(range(place[0], place[-1] + 1))
+            assert len(place) == 4 or place[0] == 0 or place[-1] == len(kept) - 1
+        sizes.add((int(rows.sum()), int(columns.sum())))
+    assert sizes == {(height, width) for height in range(1, 5) for width in range(1, 5)}
+
+
 @pytest.mark.slow
-@without_resnet
 def test_resnet_on_cifar10(shared_data: Path) -> None:
     data = open_data(f"cifar10-jpeg:{shared_data / 'cifar10-jpeg.npz'}", "test")
     assert len(data) == 10_000
     assert evaluate(load("resnet20-cifar10"), data) >= 0.90
 
 
-@without_resnet
 def test_resnet_thresholds() -> None:
     thresholds = [module.threshold.item() for module in load("resnet20-cifar10").modules() if isinstance(module, QCFS)]
     assert len(thresholds) == 19

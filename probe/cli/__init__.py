@@ -6,6 +6,7 @@ input is at fault; 3 an error of ours; 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -39,9 +40,22 @@ class Commands(click.Group):
         command: click.Command = import_module(f"probe.cli.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; that its reader has closed the pipe is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What stdout still holds must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line and exit."""
         extra["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal without Greek letters gets question marks, not half a table.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             sys.exit(self._guarded(args, prog_name or "probe", extra))
@@ -62,10 +76,6 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             complain("interrupted")
             return EXIT_INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read our output has closed it; what stdout still holds must not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         except Exception as error:
             traceback.print_exc()
             name = type(error).__name__

@@ -14,13 +14,14 @@ import click
 from probe.cli import EXIT_CHECK, complain, printable
 from probe.cli.common import bytes_text, layer_option
 from probe.errors import ProbeError
+from probe.recording.schema import PRESETS
 
 if TYPE_CHECKING:
     from probe.session import Capture
 
 ASK_ABOVE = 10e9
-PRESETS = ("stats", "counts", "spikes", "full")
 NEURONS = ("if", "snm", "negspike", "srp", "srp+negspike")
+"""Those of `probe.neurons`, which would load torch; a test holds the two together."""
 
 
 class Samples(click.ParamType[Any]):

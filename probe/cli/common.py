@@ -32,8 +32,18 @@ def layer_option(function: F) -> F:
 
 def format_options(function: F) -> F:
     """--json and --csv."""
-    function = click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")(function)
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, a stable contract.")(function)
+    function = click.option("--csv", "as_csv", is_flag=True, is_eager=True, help="Print comma-separated values.")(
+        function
+    )
+    return click.option("--json", "as_json", is_flag=True, callback=_one_format, help="Print JSON, a stable contract.")(
+        function
+    )
+
+
+def _one_format(ctx: click.Context, _param: click.Parameter, as_json: bool) -> bool:
+    if as_json and ctx.params.get("as_csv"):
+        raise click.UsageError("got --json and --csv; expected one of them")
+    return as_json
 
 
 def print_json(value: Any) -> None:
@@ -57,7 +67,8 @@ def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = "x".join(map(str, value)) if isinstance(value, list) else value
+            text = "x".join(map(str, value)) if isinstance(value, list) else value
+            flat[prefix + name] = printable(text) if isinstance(text, str) else text
     return flat
 
 
@@ -74,7 +85,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, left: i
         table.add_row(*(Text(printable(str(cell))) for cell in row))
     # A table that is cut or wrapped can no longer be read by a program, nor by a person.
     measured = Console(width=10_000, file=sys.stdout).measure(table).maximum
-    Console(width=max(measured, shutil.get_terminal_size().columns), file=sys.stdout, highlight=False).print(table)
+    # Rendered first and printed by click, which knows how to meet a closed pipe.
+    console = Console(width=max(measured, shutil.get_terminal_size().columns), file=sys.stdout, highlight=False)
+    with console.capture() as rendered:
+        console.print(table)
+    click.echo(rendered.get(), nl=False)
 
 
 def share(part: int, whole: int) -> str:

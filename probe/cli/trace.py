@@ -51,7 +51,7 @@ def command(
             "schema": "probe-trace/1", "file": str(file), "layer": found.layer_index, "name": found.layer_name,
             "sample": found.sample, "neuron": list(found.neuron), "threshold": found.threshold,
             "initial_potential": found.initial_potential, "levels": found.levels, "ann_input": found.ann_input,
-            "ann_output": found.ann_output,
+            "ann_output": found.ann_output, "silenced": found.silenced,
         }  # fmt: skip
         return print_json({**head, "steps": steps})
     if as_csv:
@@ -64,6 +64,8 @@ def command(
         k = round(found.ann_output * (found.levels or 0) / found.threshold)
         level = f" = {k}·θ/{found.levels}" if found.levels else ""
         click.echo(f"ANN: x = {found.ann_input:.6f}, a = {found.ann_output:.6f}{level}")
+    if found.silenced:
+        click.echo("silenced by SRP: it cannot fire, and v(t) below is only v(0) + Σx")
     print_table(
         ["t", "x(t)", "v(t)", "s(t)", "n(t)", "φ(t) = θ·n/t"],
         [[r["t"], f"{r['x']:+.6f}", f"{r['v']:+.6f}", r["s"], r["n"], f"{r['phi']:.6f}"] for r in steps],

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from probe.attribution import PIECES
 from probe.cli import printable
 from probe.cli.common import (
     format_options,
@@ -20,7 +21,6 @@ from probe.cli.common import (
     threshold_text,
 )
 
-PIECES = ("unevenness", "silencing", "initial_potential", "grid", "clipping", "inherited")
 FIELD_ORDER = (
     ("α = 0, φ = α", "zero_equal"),
     ("α = 0, φ > α (case 1)", "zero_over"),
@@ -67,15 +67,15 @@ def _print_overview(found: Mapping[str, Any]) -> None:
     header = ["layer", "name", "neurons", "α > 0", "φ = α", "case 1", "case 2", "case 3", "α = 0, φ < α", "mean square"]
     rows = []
     for row in found["layers"]:
-        cases, count, pieces = row["cases"], row["count"], row["attribution"]
+        cases, count, pieces = row["cases"], row["count"], row["attribution"] or {}
         positive = sum(number for name, number in cases.items() if name.startswith("positive"))
         equal = cases["zero_equal"] + cases["positive_equal"]
         three = (cases["zero_over"], cases["positive_over"], cases["positive_under"], cases["zero_under"])
         counts = (positive, equal, *three)
         rows.append(
             [row["index"], row["name"], f"{count:,}", *(share(number, count) for number in counts)]
-            + [f"{pieces['total']['mean_square']:.6f}"]
-            + [_share_text(pieces[name]["share"]) for name in PIECES]
+            + [f"{pieces['total']['mean_square']:.6f}" if pieces else "-"]
+            + [_share_text(pieces[name]["share"] if pieces else None) for name in PIECES]
         )
     print_table([*header, *(name.replace("_", " ") for name in PIECES)], rows, left=2)
     click.echo("case 1: α = 0, φ > α; 2: α > 0, φ > α; 3: α > 0, φ < α; last six columns: shares of the mean square")
@@ -92,6 +92,9 @@ def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         f"L = {row['levels']}  θ = {threshold_text(row['threshold'])}  {found['samples']} samples"
     )
     positive = sum(number for name, number in cases.items() if name.startswith("positive"))
+    if local is None:
+        _print_cases_alone(row, positive)
+        return
     even = sum(number for name, number in local.items() if name.startswith("positive"))
     rows = [["neurons counted", "", f"{count:,}", "", f"{count:,}"]]
     for label, number, against in (("α > 0", positive, even), ("α = 0", count - positive, count - even)):
@@ -112,14 +115,7 @@ def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             for name in ("total", *PIECES)
         ],
     )  # fmt: skip
-    click.echo()
-    print_table(
-        ["offset spikes", *row["offset_spikes"]],
-        [
-            ["neurons", *(f"{number:,}" for number in row["offset_spikes"].values())],
-            ["share", *(share(number, count) for number in row["offset_spikes"].values())],
-        ],
-    )
+    _print_offsets(row)
     click.echo()
     labels = {"below": "v(t) < 0", "inside": "0 <= v(t) < θ", "above": "v(t) >= θ", "silenced": "silenced by SRP"}
     print_table(
@@ -129,11 +125,39 @@ def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     _print_verdicts(row)
 
 
+def _print_cases_alone(row: Mapping[str, Any], positive: int) -> None:
+    """What can be said where n_even cannot."""
+    cases, count = row["cases"], row["count"]
+    rows = [["neurons counted", "", f"{count:,}"], ["α > 0", share(positive, count), f"{positive:,}"]]
+    rows.append(["α = 0", share(count - positive, count), f"{count - positive:,}"])
+    rows += [[label, share(cases[name], count), f"{cases[name]:,}"] for label, name in FIELD_ORDER]
+    print_table(["", "α = ANN's a", ""], rows)
+    click.echo(f"no attribution: {row['reason']}")
+    _print_offsets(row)
+
+
+def _print_offsets(row: Mapping[str, Any]) -> None:
+    offsets, count = row["offset_spikes"], row["count"]
+    click.echo()
+    print_table(
+        ["offset spikes", *offsets],
+        [
+            ["neurons", *(f"{number:,}" for number in offsets.values())],
+            ["share", *(share(number, count) for number in offsets.values())],
+        ],
+    )
+
+
 def _print_verdicts(row: Mapping[str, Any]) -> None:
-    largest, oracle = row["largest_error"], row["oracle"]
+    largest, oracle, law = row["largest_error"], row["oracle"], row["law"]
     if largest is not None:
-        place = f"sample {largest['sample']}, neuron {largest['neuron']} (flat index)"
+        place = f"sample {largest['sample']}, neuron {','.join(map(str, largest['neuron']))}"
         click.echo(f"largest error {largest['error']:+.4f} θ: {place}")
+    if law["broken"]:
+        click.echo(
+            f"ORACLE BROKEN: up to {law['largest_difference']:.2g} θ away from v(T) = v(0) + Σx - θ·n: no soft-reset "
+            "neuron with this θ and v(0), so the attribution above means nothing"
+        )
     if not oracle["applies"]:
         return
     if oracle.get("broken"):

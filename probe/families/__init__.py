@@ -39,16 +39,6 @@ class Traits:
     presteps: int = 0
     exposes_potential: bool = True
 
-    def why_not_even(self) -> str | None:
-        """The reason why n_even, local cases and the attribution cannot be claimed; None where they can."""
-        if self.reset != "subtract":
-            return f"reset to {self.reset}: the conservation law needs a reset by subtraction"
-        if self.fires_at != ">=":
-            return "the neuron fires strictly above its threshold"
-        if self.graded:
-            return "the neuron may fire more than one spike a timestep"
-        return None
-
     def plain(self) -> dict[str, Any]:
         """As a recording keeps them."""
         return asdict(self)
@@ -114,7 +104,8 @@ class Subject:
         """Reset, then run T timesteps on the same input: the logits of each, after a None for each pre-step."""
         self.reset()
         for _ in range(self.traits.presteps):
-            self.snn(x)
+            self.snn(x.clone())
             yield None
+        # A copy each time: a forward that works in place must not feed on what it made of the input before.
         for _ in range(timesteps):
-            yield self.snn(x)
+            yield self.snn(x.clone())

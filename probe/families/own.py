@@ -39,6 +39,8 @@ def adapt(model: nn.Module, neuron: str, spec: NeuronSpec, levels: int | None = 
     activations = {name: module for name, module in ann.named_modules() if isinstance(module, QCFS)}
     neurons: dict[str, nn.Module] = {}
     for name, activation in activations.items():
+        if not 1 <= activation.levels <= 255:
+            raise ProbeError(f"layer {name} has {activation.levels} levels", expected="1 to 255")
         threshold = activation.threshold.detach()
         if not bool((threshold > 0).all()):
             raise ProbeError(
@@ -47,7 +49,14 @@ def adapt(model: nn.Module, neuron: str, spec: NeuronSpec, levels: int | None = 
                 next_step="train that layer again, or check that its threshold was loaded",
             )
         neurons[name] = IF(threshold, spec).train(activation.training)
-    snn = copy.deepcopy(ann)
+    try:
+        snn = copy.deepcopy(ann)
+    except RuntimeError as error:
+        raise ProbeError(
+            f"the network cannot be copied ({str(error).splitlines()[0]})",
+            expected="a network that keeps no tensor with a graph between calls",
+            next_step="do not store outputs on the module, or detach them",
+        ) from None
     replace_modules(snn, neurons)
     layers = tuple(
         LayerPair(

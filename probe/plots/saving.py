@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,14 @@ def save(figure: Figure, path: str | Path, *, overwrite: bool = True) -> Path:
     from probe.plots import style
 
     suffix = file.suffix.lower()
+    # A full disk must not leave half a picture in the place of a whole one.
+    unfinished = file.with_name(file.name + ".tmp")
     with style.applied():
         try:
-            figure.savefig(file, format=suffix[1:], **FORMATS[suffix])
+            figure.savefig(unfinished, format=suffix[1:], **FORMATS[suffix])
+            os.replace(unfinished, file)
         except OSError as error:
+            unfinished.unlink(missing_ok=True)
             raise ProbeError(
                 f"{file} cannot be written ({error.strerror or error})", expected="a writable folder with free space"
             ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
@@ -39,7 +40,11 @@ def open_recording(path: str | Path = "recording.h5") -> Recording:
         ProbeError: the file is missing, truncated, no recording, of a newer format, or one of its parts is not whole.
     """
     file = Path(path)
-    if not file.exists():
+    try:
+        exists = file.exists()
+    except OSError as error:
+        raise ProbeError(f"{file} cannot be read ({error.strerror})", expected="a recording") from None
+    if not exists:
         unfinished = file.with_name(file.name + ".parts")
         if unfinished.is_dir():
             raise ProbeError(
@@ -98,6 +103,8 @@ class Recording:
         if self.attributes.get("format") != FORMAT:
             raise ProbeError(f"{path} is an HDF5 file but no recording", expected="a file made by `probe capture`")
         version = int(self.attributes["format_version"])
+        if version < 1:
+            raise ValueError(f"format version {version}")
         if version > VERSION:
             raise ProbeError(
                 f"{path} has recording format {version}", expected=f"at most {VERSION}", next_step="update snn-probe"
@@ -109,14 +116,34 @@ class Recording:
         self.record = str(self.attributes["record"])
         if self.record not in PRESETS or self.timesteps < 1 or self.samples < 1:
             raise ValueError("its attributes contradict the format")
+        self._expect("samples/label", (self.samples,))
+        self._expect("output/ann", (self.samples, file["output/ann"].shape[1]))
+        self._expect("output/snn", (self.samples, self.timesteps, file["output/ann"].shape[1]))
         indices = sorted(file["layers"], key=int)
+        if not indices:
+            raise ValueError("it has no layer")
         self.layers = tuple(Layer(self, file[f"layers/{index}"], int(index)) for index in indices)
+
+    def _expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse a dataset of another shape, before anything is computed with it."""
+        found = self._file[name].shape
+        if found != shape:
+            raise ValueError(f"{name} has shape {found} and not {shape}")
 
     def _check_parts(self) -> None:
         """A virtual dataset whose source is missing reads as zeros, so look at every source first."""
-        for part in json.loads(self.attributes.get("parts", "[]")):
+        self._sources: dict[Path, tuple[int, int, int]] = {}
+        parts = json.loads(self.attributes.get("parts", "[]"))
+        folder = Path(str(self.attributes.get("parts_folder", ""))).name
+        if parts and folder != self.path.name + ".parts":
+            raise ProbeError(
+                f"{self.path} looks for its parts in {folder}",
+                expected=f"a file called {folder.removesuffix('.parts')} beside that folder",
+                next_step="give the recording its old name back",
+            )
+        for part in parts:
             name = Path(str(part["name"])).name
-            file = self.path.with_name(self.path.name + ".parts") / name
+            file = self.path.with_name(folder) / name
             if not file.is_file():
                 raise ProbeError(
                     f"{file}, a part of {self.path}, is missing",
@@ -128,6 +155,16 @@ class Recording:
             with h5py.File(file, "r") as handle:
                 if handle.attrs.get("run_id") != self.attributes["run_id"]:
                     raise ProbeError(f"{file} belongs to another run", expected=f"run {self.attributes['run_id']}")
+            self._sources[file] = _identity(file)
+
+    def check_sources(self) -> None:
+        """Make sure that no part was removed or replaced since the recording was opened."""
+        for file, identity in self._sources.items():
+            if not file.is_file() or _identity(file) != identity:
+                raise ProbeError(
+                    f"{file}, a part of {self.path}, was removed or replaced meanwhile", expected="the part as it was",
+                    next_step="open the recording again",
+                )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +185,7 @@ class Recording:
         )
 
     def _network(self, name: str) -> Array:
+        self.check_sources()
         with _reading(self.path, name):
             values: Array = self._file[name][()]
         return values
@@ -181,7 +219,11 @@ class Recording:
     def facts(self) -> dict[str, Any]:
         """What a later diagnosis needs and no array holds: modes, calls, order, law, oracles."""
         with _reading(self.path, "facts"):
-            return {name: json.loads(item[()]) for name, item in self._file["facts"].items()}
+            facts = {name: json.loads(item[()]) for name, item in self._file["facts"].items()}
+            for name in ("law", "oracles"):
+                if not all(isinstance(verdict, dict) for verdict in facts[name].values()):
+                    raise ValueError(f"{name} is no table of verdicts")
+        return facts
 
     @cached_property
     def grid(self) -> tuple[int, ...]:
@@ -207,7 +249,12 @@ class Layer:
         self.traits: dict[str, Any] = json.loads(attributes["traits"])
         self.initial_fraction = float(attributes["initial_fraction"])
         encoding = json.loads(attributes["encoding"])
+        if not 0 <= (self.levels or 0) <= 255 or any(size < 1 for size in self.shape):
+            raise ValueError(f"layer {index} has impossible levels or an impossible shape")
         self.threshold: Array = group["threshold"][()]
+        np.broadcast_shapes(self.threshold.shape, (1, *self.shape))
+        if self.threshold.size > max(1, math.prod(self.shape)) or not bool((self.threshold > 0).all()):
+            raise ValueError(f"layer {index} has an impossible threshold")
         self.initial_potential: Array = group["initial_potential"][()]
         self.info = LayerInfo(
             index=index, name=self.name, module=self.module, neuron=self.neuron, levels=self.levels, shape=self.shape,
@@ -215,6 +262,10 @@ class Layer:
             layout=str(attributes["layout"]), constant_input=bool(encoding["constant_input"]),
             encodable=bool(encoding["levels"]),
         )  # fmt: skip
+        for name, stored in self.info.arrays(recording.record, recording.timesteps).items():
+            recording._expect(f"layers/{index}/{name}", (recording.samples, *stored.shape))
+        recording._expect(f"layers/{index}/statistics/spikes_at", (recording.timesteps,))
+        recording._expect(f"layers/{index}/statistics/spikes_per_neuron", self.shape)
 
     def __repr__(self) -> str:
         return f"<Layer {self.index} {self.name!r}: {'x'.join(map(str, self.shape))} {self.neuron} neurons>"
@@ -244,6 +295,7 @@ class Layer:
                 expected=f"--record {preset}" + ("" if preset == "full" else " or more"),
                 next_step=f"capture again with --record {preset}",
             )
+        self.recording.check_sources()
         return self._group[name]
 
     def read(self, name: str, samples: Any = ALL, timesteps: slice = ALL) -> Array:
@@ -376,10 +428,16 @@ def decode_levels(k: Array, threshold: Array, levels: int) -> Array:
 def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ProbeError(
             f"{path}: {what} cannot be read ({error})", expected="a whole recording", next_step="capture it again"
         ) from None
+
+
+def _identity(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written to."""
+    state = file.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _plain(value: Any) -> Any:

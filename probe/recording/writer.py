@@ -16,11 +16,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from probe.attribution import LayerStatistics
 from probe.errors import ProbeError
@@ -30,6 +29,9 @@ from probe.recording.schema import Batch, LayerInfo, RunInfo, Stored
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
 LEDGER = "ledger.jsonl"
+LOCK = "lock"
+LONGEST_NAME = 200
+"""Bytes; most file systems allow 255, and the names of parts are longer."""
 STEPWISE = ("snn_input", "snn_spikes")
 
 
@@ -45,6 +47,8 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         ProbeError: so it is.
     """
     folder = path.parent
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise ProbeError(f"a file name of {len(path.name)} characters", expected="a shorter one")
     if not folder.is_dir():
         raise ProbeError(f"no folder {folder}", expected="an existing folder", next_step="create it or pass another -o")
     if path.is_dir():
@@ -73,6 +77,23 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _lock(folder: Path, path: Path) -> IO[str] | None:
+    """Hold the folder of parts for this process alone; released when the process ends, however it does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return None
+    lock = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ProbeError(
+            f"another capture is writing {path}", expected="one writer", next_step="wait for it, or pass another -o"
+        ) from None
+    return lock
 
 
 @dataclass(frozen=True)
@@ -151,8 +172,8 @@ class Writer:
         self.path, self.info, self.layers = path, info, {layer.index: layer for layer in layers}
         self._limits = part_bytes, part_seconds
         self.folder = parts_folder(path)
-        self._made_folder = not self.folder.exists()
         self.folder.mkdir(exist_ok=True)
+        self._lock = _lock(self.folder, path)
         self._parts: list[PartLine] = []
         self._file: h5py.File | None = None
         self._first = self._samples = self._appended = 0
@@ -178,6 +199,12 @@ class Writer:
         self._samples = max(self._samples, stop)
         self._appended += batch.values.nbytes
 
+    @property
+    def bytes(self) -> int:
+        """On disk, of the finished recording with its parts."""
+        parts = sum(part.bytes for part in self._parts) if self.folder.exists() else 0
+        return self.path.stat().st_size + parts
+
     def check(self) -> None:
         """Raise the OSError of a write that failed since the part was opened."""
         if self._disk.error is not None:
@@ -198,7 +225,8 @@ class Writer:
 
     def _open_part(self) -> h5py.File:
         if self._file is None:
-            self._name = f"part-{len(self._parts):06d}.h5"
+            # Named after the run: the parts of a recording that this one replaces stay whole until `finish`.
+            self._name = f"part-{self.info.run_id[:8]}-{len(self._parts):06d}.h5"
             self._first = self._parts[-1].first + self._parts[-1].samples if self._parts else 0
             self._samples = self._appended = 0
             self._opened = time.monotonic()
@@ -285,16 +313,14 @@ class Writer:
             raise
         finally:
             self._disk.close()
-        if not self._parts:
-            self._discard_old()
         os.replace(temporary, part)
-        _sync(self.folder)
         line = PartLine(self._name, part.stat().st_size, self._first, self._samples, self.info.run_id)
+        self._parts.append(line)
+        _sync(self.folder)
         with (self.folder / LEDGER).open("a") as ledger:
             ledger.write(json.dumps(vars(line)) + "\n")
             ledger.flush()
             os.fsync(ledger.fileno())
-        self._parts.append(line)
 
     def _write_statistics(self, file: h5py.File, index: int, statistics: LayerStatistics) -> None:
         layer = self.layers[index]
@@ -308,11 +334,11 @@ class Writer:
         file.attrs["complete"] = final["complete"]
 
     def _discard_old(self) -> None:
-        """Remove what `overwrite` replaces; called when the first new part is written."""
-        self.path.unlink(missing_ok=True)
+        """Remove the parts of what `overwrite` has replaced; called when the new recording has its final name."""
+        kept = {part.name for part in self._parts} | {LEDGER}
         for old in self.folder.iterdir():
-            if old.name != self._name + ".tmp":
-                old.unlink()
+            if old.is_file() and old.name not in kept:
+                old.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------- finish
 
@@ -334,7 +360,8 @@ class Writer:
             concluded = "modes" in file["facts"]
         if len(self._parts) == 1 and concluded:
             os.replace(part, self.path)
-            shutil.rmtree(self.folder)
+            self._unlock()
+            shutil.rmtree(self.folder, ignore_errors=True)
         else:
             # Also where the run broke after its only part was committed: what is safe is not touched again.
             temporary = self.folder / "index.h5.tmp"
@@ -344,6 +371,8 @@ class Writer:
                 temporary.unlink(missing_ok=True)
                 raise
             os.replace(temporary, self.path)
+            self._unlock()
+            self._discard_old()
         _sync(self.path.parent)
         return samples
 
@@ -358,6 +387,7 @@ class Writer:
             index.attrs.update(dict(first.attrs.items()))
             index.attrs["samples"] = samples
             index.attrs["parts"] = json.dumps([vars(part) for part in self._parts])
+            index.attrs["parts_folder"] = self.folder.name
             index.create_group("facts")
             self._conclude(index, final)
             names: list[str] = []
@@ -402,11 +432,31 @@ class Writer:
             self._disk.close()
             (self.folder / (self._name + ".tmp")).unlink(missing_ok=True)
 
-    def discard(self) -> None:
-        """Leave nothing behind; for a run that failed before its first commit."""
+    def abort(self, facts: dict[str, Any]) -> int:
+        """After a failure: keep the committed parts as an incomplete recording, and nothing else of this run.
+
+        Returns:
+            How many samples were kept; with 0 what stood there before is untouched.
+        """
         self.drop_part()
-        if not self._parts and self._made_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._parts:
+            return self.finish({}, facts, complete=False)
+        self.discard()
+        return 0
+
+    def discard(self) -> None:
+        """Leave nothing behind of a run that has committed no part."""
+        self.drop_part()
+        self._unlock()
+        # Parts of an older recording may be there, and stay.
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            (self.folder / LOCK).unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -421,10 +471,3 @@ def _sync(path: Path) -> None:
 def free_bytes(path: Path) -> int:
     """Free space where `path` is to be written."""
     return shutil.disk_usage(path.parent).free
-
-
-def digest(sample: npt.NDArray[Any]) -> int:
-    """64 bits of the BLAKE2b hash of an array's bytes."""
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(sample).data, digest_size=8).digest(), "little")
