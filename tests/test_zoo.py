@@ -147,7 +147,7 @@ def test_a_square_is_cut_out_of_each_image() -> None:
 def test_resnet_on_cifar10(shared_data: Path) -> None:
     data = open_data(f"cifar10-jpeg:{shared_data / 'cifar10-jpeg.npz'}", "test")
     assert len(data) == 10_000
-    assert evaluate(load("resnet20-cifar10"), data) >= 0.90
+    assert evaluate(load("resnet20-cifar10"), data) >= 0.87
 
 
 def test_resnet_thresholds() -> None:

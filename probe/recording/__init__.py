@@ -4,10 +4,10 @@ The tree (a preset in brackets means: from that preset on; `stats` < `counts` < 
 
     /                    attrs: format="probe-recording" format_version=1 run_id created_by created_utc command complete
                          timesteps samples family method model checkpoint_sha256 data split seed record torch_version
-                         device; parts (JSON) where the arrays lie in part files
+                         device; parts (JSON), parts_folder where the arrays lie in part files
     /samples             index label digest_ann digest_snn, each (sample,)
     /output              ann (sample, class)   snn (sample, timestep, class): logits as the network gives them
-    /facts               attrs, JSON: modes calls order law oracles
+    /facts               datasets, JSON text: modes calls order operations fed law oracles rewrites_input
     /layers/<index>      attrs: name module neuron levels reset shape layout traits encoding initial_fraction
         threshold, initial_potential    float32, broadcastable to (sample, *neuron)
         spike_count  ann_output  input_sum       (sample, *neuron)                       [counts]
@@ -22,8 +22,8 @@ The tree (a preset in brackets means: from that preset on; `stats` < `counts` < 
 
 Encodings. `ann_output` with attribute ``encoding="levels"`` holds k, and a = threshold · k / levels in float32, in
 this order of operations; else it holds a itself. `snn_spikes` and `silenced` as bits: see `probe.spikes`.
-`snn_input` with the shape (sample, 1, *neuron) was the same at every t. Floats are raw, whole numbers deflated;
-every dataset carries fletcher32 checksums.
+`snn_input` with the shape (sample, 1, *neuron) was the same at every t. Floats are raw, whole numbers deflated
+(in `full`, n and k are raw too); every dataset carries fletcher32 checksums.
 
 Long recordings are written in parts (`writer`): `recording.h5` then is an index of virtual datasets over
 `recording.h5.parts/`, and the reader makes sure of every part before it believes a byte.
