@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,8 @@ def open_data(name: str, split: str = "test") -> DataSet:
     if split not in ("train", "test"):
         raise ProbeError(f"unknown split {split!r} of {kind}", expected="train or test")
     opener, takes_path = DATA_SETS[kind]
+    if path and not takes_path:
+        raise ProbeError(f"data {name!r} names a file", expected=kind, next_step=f"pass --data {kind}")
     if takes_path and not path:
         raise ProbeError(f"data {name!r} names no file", expected=f"{kind}:PATH")
     return opener(path, split)
@@ -106,18 +109,27 @@ def _open_cifar10_jpeg(path: str, split: str) -> DataSet:
         with np.load(file) as archive:
             blob, length = archive[f"{split}_jpeg"], archive[f"{split}_length"].astype(np.int64)
             labels, classes = archive[f"{split}_label"].astype(np.int64), tuple(map(str, archive["classes"]))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile) as error:
         keys = f"{split}_jpeg, {split}_length, {split}_label, classes"
         raise ProbeError(f"{path} cannot be read ({error})", expected=f"an .npz archive with {keys}") from None
     if length.sum() != blob.size or len(labels) != len(length):
         raise ProbeError(f"{path}: {blob.size} bytes, {len(labels)} labels", expected="lengths that add up to them")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise ProbeError(f"{path} has label {labels.max()}", expected=f"labels below {len(classes)}, one a class name")
     start = np.concatenate([[0], np.cumsum(length)])
     mean, std = np.array(CIFAR10_MEAN, np.float32), np.array(CIFAR10_STD, np.float32)
 
     def load(index: Indices) -> npt.NDArray[np.float32]:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
-        decoded = [Image.open(io.BytesIO(blob[start[i] : start[i + 1]].tobytes())).convert("RGB") for i in index]
+        decoded = []
+        for i in index:
+            try:
+                decoded.append(Image.open(io.BytesIO(blob[start[i] : start[i + 1]].tobytes())).convert("RGB"))
+            except (UnidentifiedImageError, OSError) as error:
+                raise ProbeError(
+                    f"{path}: image {i} of {split} cannot be decoded ({error})", expected="a JPEG"
+                ) from None
         pixels = np.stack([np.asarray(image) for image in decoded]).astype(np.float32) / 255
         return np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2))
 

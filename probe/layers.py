@@ -54,7 +54,7 @@ def _match(layers: Sequence[L], spec: str) -> list[L]:
         if index < 0:
             return list(layers[index : index + 1 or None]) if -index <= len(layers) else []
         return [layer for layer in layers if layer.index == index]
-    if re.fullmatch(r"-?\d*:-?\d*(:-?\d+)?", spec):
+    if re.fullmatch(r"(-?\d+)?:(-?\d+)?(:-?\d+)?", spec):
         parts = [int(part) if part else None for part in spec.split(":")]
         if len(parts) == 3 and parts[2] == 0:
             return []

@@ -106,8 +106,10 @@ def from_whole_arrays(batches: list[Captured], plan: Plan) -> LayerStatistics:
     first_input = np.full((2, level.shape[1]), np.nan, np.float32)
     for channel in range(level.shape[1]):
         x, fired = inputs[0][:, channel].ravel(), outputs[0][:, channel].ravel() > 0
+        # A silenced neuron could not fire, whatever its input: it is no evidence of what does not.
+        quiet = ~fired if silenced is None else ~(fired | silenced[:, channel].ravel())
         first_input[0, channel] = x[fired].min() if fired.any() else np.nan
-        first_input[1, channel] = x[~fired].max() if not fired.all() else np.nan
+        first_input[1, channel] = x[quiet].max() if quiet.any() else np.nan
     return LayerStatistics(
         statistics,
         spikes.reshape(len(spikes), -1).sum(1),
