@@ -190,8 +190,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         os.write(2, b"\nprobe: finishing the batch; once more to stop at once\n")
 
     # A scheduler that takes the machine back and a terminal that is closed send the other two.
-    caught = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, handler) for number in caught}
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What is ignored stays so: `nohup` and shells that start a job in the background mean it.
+    before = {number: old for number in known if (old := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield lambda: bool(pressed)
     finally:

@@ -154,14 +154,29 @@ def test_ctrl_c_once_ends_after_the_batch_and_keeps_the_samples(tmp_path: Path) 
     network = zoo.load("digits")
     before = _state(network)
     planned = plan(network, data="digits", samples=40, batch_size=5, output=tmp_path / "r.h5")
-    with pytest.raises(Interrupted, match="10 of 40"):
-        planned.run(press)
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Interrupted, match="10 of 40"):
+            planned.run(press)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, found)
     assert _same(before, _state(network))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.warns(UserWarning, match="incomplete.*10 samples"), probe.open(tmp_path / "r.h5") as recording:
         assert (recording.samples, recording.complete) == (10, False)
         assert recording.layers[2].spike_count.shape == (10, 32, 4, 4)
         assert probe.unevenness(recording, recompute=True)["complete"] is False
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As under `nohup`."""
+    found = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        planned = plan(samples=20, batch_size=10, output=tmp_path / "r.h5")
+        captured = planned.run(lambda _done, _samples: os.kill(os.getpid(), signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, found)
+    assert captured.samples == 20
 
 
 def test_capture_works_outside_the_main_thread(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -355,7 +356,9 @@ def test_ctrl_c_in_the_shell(tmp_path: Path) -> None:
         "--batch-size",
         "20",
     ]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background has them ignore SIGINT, and children inherit that.
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     part = tmp_path / "recording.h5.parts"
     while not list(part.glob("*.tmp")) and process.poll() is None:
         time.sleep(0.05)
