@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
@@ -53,14 +52,7 @@ from tests.reference import (
     tabulate,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers are tiny here: threads would only wait for each other, ten times as long where the cores are taken."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 INITIALS = (Fraction(0), Fraction(1, 2), Fraction(1, 4), Fraction(3, 10))

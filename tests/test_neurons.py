@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -28,14 +27,7 @@ from probe.neurons import (
 )
 from tests.reference import Neuron, exact, qcfs_level, simulate
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers are tiny here: threads would only wait for each other, ten times as long where the cores are taken."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 UNGUARDED = {f"{name}, unguarded": edge._replace(guarded=False) for name, edge in NEGATIVE.items()}

@@ -17,14 +17,7 @@ from probe.families import own
 from probe.neurons import IF, NEGATIVE, QCFS, NeuronSpec
 from probe.tally import LayerTally, Plan
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers are tiny here: threads would only wait for each other, ten times as long where the cores are taken."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 Arrays = npt.NDArray[np.float32]
