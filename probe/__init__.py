@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from probe.analysis import trace as trace
     from probe.analysis import unevenness as unevenness
     from probe.errors import ProbeError as ProbeError
-    from probe.families import Subject as Subject
     from probe.plots import draw as draw
     from probe.recording import Recording as Recording
     from probe.recording import open_recording as open  # noqa: F401
@@ -38,7 +37,6 @@ _PUBLIC = {
     "trace": ("probe.analysis", "trace"),
     "draw": ("probe.plots", "draw"),
     "Recording": ("probe.recording", "Recording"),
-    "Subject": ("probe.families", "Subject"),
     "ProbeError": ("probe.errors", "ProbeError"),
 }
 __all__ = ["__version__", *_PUBLIC]
