@@ -18,10 +18,6 @@ import numpy.typing as npt
 from probe.errors import ProbeError
 
 Indices = npt.NDArray[np.int64]
-DIGITS_SOURCE = (
-    "scikit-learn's load_digits, a copy of the test set of the UCI ML hand-written digits data set "
-    "(E. Alpaydin and C. Kaynak, 1998, CC BY 4.0)"
-)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
@@ -92,6 +88,10 @@ def choose_samples(
 
 
 def _open_digits(_path: str, split: str) -> DataSet:
+    """scikit-learn's load_digits, a copy of the test set of the UCI ML hand-written digits data set.
+
+    E. Alpaydin and C. Kaynak, 1998, CC BY 4.0. Every third sample is held out for the split `test`.
+    """
     with np.load(str(files("probe.zoo") / "data" / "digits.npz")) as archive:
         pixels, labels = archive["images"], archive["labels"].astype(np.int64)
     held_out = np.arange(len(labels)) % 3 == 0

@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -96,7 +95,6 @@ class Capture:
             self.subject, self.surveyed, self.layers, writer,
             record=self.info.record, timesteps=self.info.timesteps, grid=self.info.grid,
         )  # fmt: skip
-        started = time.perf_counter()
         done = 0
         try:
             with run.hooked(), interruptible() as interrupted:
@@ -119,7 +117,7 @@ class Capture:
             self.subject.ann.to(self.home)
         if done < len(self.indices):
             raise Interrupted(f"stopped: {self.path} holds {done} of {len(self.indices)} samples")
-        return Captured(self.path, done, time.perf_counter() - started, writer.bytes, run.broken())
+        return Captured(self.path, done, writer.bytes, run.broken())
 
     def _batch(self, run: Run, writer: Writer, first: int) -> None:
         chosen = self.indices[first : first + self.info.batch_size]
@@ -158,13 +156,12 @@ class Captured:
 
     Attributes:
         path: the recording.
-        samples, seconds, bytes: how many, how long, how large on disk, parts included.
+        samples, bytes: how many, and how large on disk, parts included.
         broken: a sentence for each oracle that the recording breaks.
     """
 
     path: Path
     samples: int
-    seconds: float
     bytes: int
     broken: tuple[str, ...]
 

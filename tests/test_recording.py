@@ -152,39 +152,43 @@ def test_a_file_under_the_final_name_is_always_a_whole_one(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5"]
 
 
-def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
-    """A limit on the size of a file stands for the disk: the write fails in the middle of the third part."""
+def starved(folder: Path, run: str) -> str:
+    """What a capture of 60 samples tells when its disk is full; a limit on the size of a file stands for the disk."""
     script = (
         "import resource, signal, sys; from probe.session import plan; from probe.errors import ProbeError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "def squeeze(limit): resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
         "p = plan(samples=60, batch_size=10, output='full.h5')\n"
-        "def squeeze(done, samples):\n"
-        "    if done == 30: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
-        "try: p.run(squeeze, part_bytes=2_000_000)\n"
+        f"try: {run}\n"
         "except ProbeError as error: print(error); sys.exit(2)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
+    assert done.stderr == ""
     assert "full.h5 failed" in done.stdout
-    assert "holds the first 20 samples" in done.stdout or "parts" in done.stdout
-    if (tmp_path / "full.h5").exists():
-        with pytest.warns(UserWarning, match="incomplete"), probe.open(tmp_path / "full.h5") as recording:
-            assert recording.samples == 20
-            probe.unevenness(recording, recompute=True)
+    return done.stdout
+
+
+def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
+    """The write fails in the second part; there is room for an index of the first."""
+    told = starved(tmp_path, "p.run(lambda done, _: squeeze(1_000_000) if done == 30 else None, part_bytes=2_000_000)")
+    assert "holds the first 20 samples" in told
+    with pytest.warns(UserWarning, match="incomplete"), probe.open(tmp_path / "full.h5") as recording:
+        assert recording.samples == 20
+        probe.unevenness(recording, recompute=True)
+
+
+def test_a_disk_too_full_for_an_index_keeps_the_parts(tmp_path: Path) -> None:
+    told = starved(tmp_path, "p.run(lambda done, _: squeeze(10_000) if done == 30 else None, part_bytes=2_000_000)")
+    assert "the finished parts are in full.h5.parts" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["full.h5.parts"]
+    (part,) = (tmp_path / "full.h5.parts").glob("part-*")
+    with h5py.File(part) as file:
+        assert len(file["layers/3/spike_count"][()]) == file.attrs["samples"] == 20
 
 
 def test_a_full_disk_before_the_first_commit_leaves_nothing(tmp_path: Path) -> None:
-    script = (
-        "import resource, signal, sys; from probe.session import plan; from probe.errors import ProbeError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "p = plan(samples=60, batch_size=10, output='full.h5')\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
-        "try: p.run()\n"
-        "except ProbeError as error: print(error); sys.exit(2)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "nothing was kept" in done.stdout
+    assert "nothing was kept" in starved(tmp_path, "squeeze(300_000); p.run()")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,6 +260,8 @@ def test_overwrite_touches_the_old_recording_only_when_the_new_one_is_whole(part
     planned.run(lambda _done, _samples: during.append(seen()), part_bytes=part_bytes)
     assert during == [old] * 3
     assert seen()[0] == 30
+    if part_bytes == 1:
+        assert len((parts_folder(indexed) / LEDGER).read_text().splitlines()) == 3
     names = {path.name for path in indexed.parent.iterdir()}
     assert names == ({"parted.h5", "parted.h5.parts"} if part_bytes == 1 else {"parted.h5"})
 

@@ -211,11 +211,6 @@ class Writer:
             raise self._disk.error
 
     @property
-    def committed(self) -> bool:
-        """True once a part is safe."""
-        return bool(self._parts)
-
-    @property
     def part_is_full(self) -> bool:
         """True when the current part has reached its size or age; ask between batches."""
         if self._file is None:
@@ -336,6 +331,7 @@ class Writer:
 
     def _discard_old(self) -> None:
         """Remove the parts of what `overwrite` has replaced; called when the new recording has its final name."""
+        (self.folder / LEDGER).write_text("".join(json.dumps(vars(part)) + "\n" for part in self._parts))
         kept = {part.name for part in self._parts} | {LEDGER}
         for old in self.folder.iterdir():
             if old.is_file() and old.name not in kept:
@@ -370,6 +366,7 @@ class Writer:
                 self._write_index(temporary, final, samples)
             except OSError:
                 temporary.unlink(missing_ok=True)
+                self._unlock()
                 raise
             os.replace(temporary, self.path)
             self._unlock()
