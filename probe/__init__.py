@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from probe.analysis import trace as trace
     from probe.analysis import unevenness as unevenness
     from probe.errors import ProbeError as ProbeError
+    from probe.families import LayerPair as LayerPair
+    from probe.families import Subject as Subject
+    from probe.families import Traits as Traits
     from probe.plots import draw as draw
     from probe.recording import Recording as Recording
     from probe.recording import open_recording as open  # noqa: F401
@@ -38,6 +41,9 @@ _PUBLIC = {
     "draw": ("probe.plots", "draw"),
     "Recording": ("probe.recording", "Recording"),
     "ProbeError": ("probe.errors", "ProbeError"),
+    "Subject": ("probe.families", "Subject"),
+    "LayerPair": ("probe.families", "LayerPair"),
+    "Traits": ("probe.families", "Traits"),
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.attribution import Coding, Statistics, statistics_of, summarise, why_not_even
+from probe.attribution import AnalogCoding, Coding, Statistics, lawful, summarise, why_not_even
 from probe.errors import ProbeError
 from probe.layers import select_layers as select_layers
 from probe.recording import Layer, Recording, open_recording
@@ -90,8 +90,12 @@ def _layer_unevenness(layer: Layer, t: int, again: bool) -> dict[str, Any]:
         "levels": layer.levels,
     }
     if coding is None:
-        raise ProbeError(f"layer {layer.index} ({layer.name}) has no levels", expected="a QCFS layer")
-    statistics, reason = statistics_at(layer, t, again=again), why_not_even(layer.traits)
+        raise ProbeError(
+            f"layer {layer.index} ({layer.name}) has no ANN partner, so there is no error to speak of",
+            expected="a recording of an ANN and the SNN converted from it",
+            next_step="see `probe layers`, `probe accuracy`, `probe plot raster`",
+        )
+    statistics, reason = statistics_at(layer, t, again=again), why_not_even(layer.traits, layer.initial_fraction)
     if statistics is None:
         statistics, reason = count_cases(layer, t, coding), "recorded without inputs, so this t has cases only"
     summary = summarise(statistics, coding)
@@ -100,8 +104,7 @@ def _layer_unevenness(layer: Layer, t: int, again: bool) -> dict[str, Any]:
     largest = summary["largest_error"]
     if largest is not None:
         largest["neuron"] = [int(i) for i in np.unravel_index(largest["neuron"], layer.shape)]
-    joint = statistics.joint
-    spikes = int((joint.sum(0) * (np.arange(joint.shape[1]) + coding.lowest_count)).sum())
+    spikes = int(layer.spikes_at[:t].sum())
     head["count"] = summary.pop("count")
     head["firing_rate"] = spikes / (head["count"] * t)
     return {**head, **summary, "oracle": oracle, "law": law}
@@ -146,7 +149,7 @@ def statistics_at(layer: Layer, t: int, *, again: bool = False) -> Statistics | 
     return derived
 
 
-def recompute_statistics(layer: Layer, t: int, coding: Coding) -> Statistics:
+def recompute_statistics(layer: Layer, t: int, coding: Coding | AnalogCoding) -> Statistics:
     """The statistics at t from the recorded arrays: from `counts` at T, from `full` at every t.
 
     Raises:
@@ -163,8 +166,7 @@ def recompute_statistics(layer: Layer, t: int, coding: Coding) -> Statistics:
             if t == layer.recording.timesteps:
                 _check_sums(layer, chosen, count, input_sum)
         silenced = layer.read("silenced", chosen) if layer.info.silencing else None
-        codes = coding.encode(layer.levels_array(chosen), count, input_sum, layer.threshold, silenced)
-        here = statistics_of(codes, coding, first)
+        here = coding.statistics(layer.ann_values(chosen), count, input_sum, layer.threshold, silenced, first)
         total = here if total is None else total + here
     assert total is not None
     return total
@@ -181,14 +183,14 @@ def _check_sums(layer: Layer, chosen: slice, count: npt.NDArray[np.int64], input
     )
 
 
-def count_cases(layer: Layer, t: int, coding: Coding) -> Statistics:
+def count_cases(layer: Layer, t: int, coding: Coding | AnalogCoding) -> Statistics:
     """The statistics at t from spikes alone: cases, joint counts and offset spikes hold, all else means nothing."""
     total: Statistics | None = None
     for first in range(0, layer.recording.samples, SAMPLES_AT_ONCE):
         chosen = slice(first, min(first + SAMPLES_AT_ONCE, layer.recording.samples))
         count = layer.read("snn_spikes", chosen, slice(0, t)).sum(1, dtype=np.int64)
         nothing = np.zeros(count.shape, np.float32)
-        here = statistics_of(coding.encode(layer.levels_array(chosen), count, nothing, layer.threshold), coding, first)
+        here = coding.statistics(layer.ann_values(chosen), count, nothing, layer.threshold, first_sample=first)
         total = here if total is None else total + here
     assert total is not None
     return total
@@ -206,7 +208,7 @@ def sum_inputs(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def accuracy(recording: Recording | str | Path = "recording.h5") -> dict[str, Any]:
-    """Accuracy of the ANN and of the SNN at every t, in [0, 1].
+    """Accuracy of the ANN (None where there is none) and of the SNN at every t, in [0, 1].
 
     The SNN's class at t is the largest of its logits summed up to t.
     """
@@ -219,7 +221,7 @@ def accuracy(recording: Recording | str | Path = "recording.h5") -> dict[str, An
         "file": str(opened.path),
         "samples": opened.samples,
         "complete": opened.complete,
-        "ann": float((opened.ann_logits.argmax(1) == labels).mean()),
+        "ann": float((opened.ann_logits.argmax(1) == labels).mean()) if opened.has_ann else None,
         "snn": {str(t + 1): float(value) for t, value in enumerate(right)},
     }
 
@@ -265,7 +267,8 @@ class Trace:
         ann_input: the ANN's pre-activation; None where the recording does not hold it.
         ann_output: a.
         x: the input x(t).
-        potential: v(t), after the reset, by the conservation law.
+        potential: v(t), after the reset: as the module showed it where that was recorded, else by the conservation law;
+            NaN where neither is known.
         spike: s(t).
         count: n(t).
         snn_output: φ(t) = θ·n(t)/t.
@@ -316,7 +319,12 @@ def trace(recording: Recording | str | Path, layer: str | int, sample: int, neur
     threshold = float(np.broadcast_to(found.threshold, (1, *found.shape))[(0, *place)])
     start = threshold * found.initial_fraction
     count = np.cumsum(spike, dtype=np.int64)
-    potential = start + np.cumsum(x, dtype=np.float32) - np.float32(threshold) * count
+    if found.has("membrane_potential"):
+        potential = found.read("membrane_potential", sample)[over_time]
+    elif lawful(found.traits):
+        potential = start + np.cumsum(x, dtype=np.float32) - np.float32(threshold) * count
+    else:
+        potential = np.full(len(x), np.nan)
     return Trace(
         layer_index=found.index, layer_name=found.name, sample=sample, neuron=place, threshold=threshold,
         initial_potential=start, levels=found.levels,

@@ -10,10 +10,11 @@ class ProbeError(Exception):
         got: what was found, in the user's own terms (a path, a number, a name).
         expected: what would have been accepted.
         next_step: the command or change that mends it.
+        trace: the traceback of the user's own code, several lines, where that is what failed; not part of the one line.
     """
 
-    def __init__(self, got: str, *, expected: str = "", next_step: str = "") -> None:
-        self.got, self.expected, self.next_step = got, expected, next_step
+    def __init__(self, got: str, *, expected: str = "", next_step: str = "", trace: str = "") -> None:
+        self.got, self.expected, self.next_step, self.trace = got, expected, next_step, trace
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from probe.attribution import LEVEL_TOLERANCE, why_not_even
+from probe.commuting import Bend, bends, plain
 from probe.errors import ProbeError
-from probe.families import LayerPair, Subject
+from probe.families import LayerPair, Subject, time_first
 from probe.recording.schema import LayerInfo, per_sample_grid
-from probe.tally import LayerTally, Plan
+from probe.tally import Plan, tally_of
 from probe.tap import Oracle, Sink, Tap, numpy_of
+from probe.userfile import has_user_frame, user_traceback
 
 Digests = npt.NDArray[np.uint64]
 
@@ -32,15 +35,17 @@ Digests = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Survey:
-    """What one sample and two timesteps tell of a subject, before the run.
+    """What one sample tells of a subject, before the run.
 
     Attributes:
-        pairs: the subject's layers in execution order.
+        pairs: the subject's layers in execution order, θ in a shape that broadcasts.
         infos: the same layers as a recording describes them.
         classes: length of the logits.
         rewrites: layers whose module changes its own input in place.
-        calls: calls per layer in one forward of each network.
+        calls: calls per layer in one forward of the ANN and in `timesteps` timesteps of the SNN.
+        timesteps: how many the SNN was run.
         trained: modules found in training mode.
+        bends: operations on spikes that do not commute with averaging over time.
     """
 
     pairs: tuple[LayerPair, ...]
@@ -48,7 +53,9 @@ class Survey:
     classes: int
     rewrites: frozenset[str]
     calls: dict[str, tuple[int, int]]
+    timesteps: int
     trained: tuple[str, ...]
+    bends: tuple[Bend, ...] = ()
 
 
 @contextlib.contextmanager
@@ -64,116 +71,248 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def survey(subject: Subject, x: Tensor) -> Survey:
+class _Surveyor:
+    """Hooks that note the order, calls, inputs and outputs of each layer, in one run of each network."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.layers = {pair.name: pair for pair in subject.layers}
+        self.network = ""
+        self.order: list[str] = []
+        self.calls = {name: {"ann": 0, "snn": 0} for name in self.layers}
+        self.inputs: dict[str, list[Tensor]] = {name: [] for name in self.layers}
+        self.outputs: dict[str, list[Tensor]] = {name: [] for name in self.layers}
+        self.activations: dict[str, Tensor] = {}
+        self.rewrites: set[str] = set()
+        self._version = 0
+        self._entered: Tensor | None = None
+
+    def hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        for pair in self.layers.values():
+            if pair.ann is not None:
+                yield pair.ann.register_forward_pre_hook(partial(self._before, pair, "ann"))
+                yield pair.ann.register_forward_hook(partial(self._after, pair, "ann"))
+            yield (pair.entry or pair.snn).register_forward_pre_hook(partial(self._before, pair, "snn"))
+            yield pair.snn.register_forward_hook(partial(self._after, pair, "snn"))
+
+    def _before(self, pair: LayerPair, network: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if network != self.network:
+            return
+        self._entered, self._version = args[0], args[0]._version
+        if network == "snn":
+            self.inputs[pair.name].append(args[0].clone())
+
+    def _after(self, pair: LayerPair, network: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        if network != self.network:
+            return
+        name, first = pair.name, output[0] if isinstance(output, tuple) else output
+        self.calls[name][network] += 1
+        if self._entered is not None and self._entered._version != self._version:
+            self.rewrites.add(name)
+        if network == "ann":
+            self.activations[name] = first.clone()
+            return
+        if name not in self.order:
+            self.order.append(name)
+        self.outputs[name].append(first.clone())
+
+
+def survey(subject: Subject, x: Tensor, timesteps: int = 2) -> Survey:
     """Run one sample to learn order, shapes and habits.
 
     Args:
         subject: the networks.
         x: one sample, shape (1, ...).
+        timesteps: T; a network that is called once a timestep is run for two.
 
     Raises:
-        ProbeError: a network cannot take the sample, or a layer is not called exactly once.
+        ProbeError: a network cannot take the sample, a layer is not called exactly once, or does not give spikes.
     """
-    order: list[str] = []
-    calls = {pair.name: [0, 0] for pair in subject.layers}
-    inputs: dict[str, list[Tensor]] = {pair.name: [] for pair in subject.layers}
-    outputs: dict[str, Tensor] = {}
-    rewrites: set[str] = set()
-    versions: dict[str, int] = {}
-
-    def before(name: str, network: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            versions[name] = args[0]._version
-            if network:
-                inputs[name].append(args[0].clone())
-
-        return hook
-
-    def after(name: str, network: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            calls[name][network] += 1
-            if args[0]._version != versions[name]:
-                rewrites.add(name)
-            if not network:
-                order.append(name)
-                outputs[name] = output
-
-        return hook
-
-    networks = (subject.ann, subject.snn)
-    found = [name for network in networks for name, module in network.named_modules() if module.training]
+    steps = timesteps if subject.forward_snn is not None else 2
+    surveyor = _Surveyor(subject)
+    found = [name for network in subject.networks for name, module in network.named_modules() if module.training]
     trained = tuple(dict.fromkeys(name or "the network itself" for name in found))
+    logits: list[Tensor] = []
+    bent: list[Bend] = []
     # Version counters exist outside inference mode only.
-    with torch.no_grad(), evaluating(subject.ann, subject.snn), contextlib.ExitStack() as stack:
-        for pair in subject.layers:
-            for network, module in enumerate((pair.ann, pair.snn)):
-                stack.enter_context(_removed(module.register_forward_pre_hook(before(pair.name, network))))
-                stack.enter_context(_removed(module.register_forward_hook(after(pair.name, network))))
+    with torch.no_grad(), evaluating(*subject.networks), contextlib.ExitStack() as stack:
+        for handle in surveyor.hooks():
+            stack.callback(handle.remove)
+        stack.callback(subject.restore)
         stack.callback(subject.reset)
-        try:
-            logits = subject.run_ann(x.clone())
-            steps = sum(1 for _ in subject.run_snn(x.clone(), 2))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            shape = "x".join(map(str, x.shape[1:]))
-            raise ProbeError(
-                f"the model cannot run a sample of shape {shape}: {error}",
-                expected="float32 data of the shape it was trained on",
-                next_step="check --data and the model's dtype",
-            ) from None
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = f"has shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"is a {type(logits).__name__}"
-        raise ProbeError(f"the model's output {got}", expected="one tensor of logits (sample, class)")
-    for name, (of_ann, of_snn) in calls.items():
-        if not of_ann or not of_snn:
-            raise ProbeError(
-                f"layer {name} is never called by the {'SNN' if of_ann else 'ANN'}",
-                expected="activations that take part in the forward",
-                next_step="remove the module, or call it",
-            )
-        if of_ann != 1 or of_snn != steps:
-            raise ProbeError(
-                f"layer {name} is called {of_ann} times by the ANN and {of_snn} times in {steps} timesteps by the SNN",
-                expected="once in each forward",
-                next_step="give each use a module of its own",
-            )
-    by_name = {pair.name: pair for pair in subject.layers}
-    pairs = tuple(by_name[name] for name in order)
-    infos = tuple(
-        LayerInfo(
-            index=index,
-            name=pair.name,
-            module=type(pair.snn).__name__,
-            neuron=pair.neuron,
-            levels=pair.levels,
-            shape=tuple(outputs[pair.name].shape[1:]),
-            threshold=pair.threshold,
-            initial_fraction=pair.initial_fraction,
-            traits=subject.traits.plain(),
-            constant_input=bool(torch.equal(inputs[pair.name][-1], inputs[pair.name][-2])) and index == 0,
-            encodable=pair.levels is not None,
-        )
-        for index, pair in enumerate(pairs)
-    )
+        with understandable(subject.snn, x):
+            if subject.ann is not None:
+                surveyor.network = "ann"
+                logits.append(subject.run_ann(x.clone()))
+            surveyor.network = "snn"
+            ends = [(pair.entry or pair.snn, pair.snn) for pair in subject.layers]
+
+            def run_snn() -> None:
+                logits.extend(one for one in subject.run_snn(x.clone(), steps) if one is not None)
+
+            bent = bends(subject.snn, ends, run_snn)
+    classes = {tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in logits}
+    if len(classes) != 1 or not isinstance(logits[0], Tensor) or logits[0].ndim != 2:
+        shapes = " and ".join(str(one) for one in sorted(classes, key=str))
+        raise ProbeError(f"the networks' outputs have shape {shapes}", expected="logits (sample, class), alike in both")
+    _check_calls(surveyor, subject, steps)
+    pairs, infos = [], []
+    for index, name in enumerate(surveyor.order):
+        pair, info = _described(surveyor, surveyor.layers[name], index, steps, len(x))
+        pairs.append(pair)
+        infos.append(info)
+    calls = {name: (number["ann"], number["snn"]) for name, number in surveyor.calls.items()}
     return Survey(
-        pairs, infos, logits.shape[1], frozenset(rewrites), {n: (a, s) for n, (a, s) in calls.items()}, trained
+        tuple(pairs), tuple(infos), logits[0].shape[1], frozenset(surveyor.rewrites), calls, steps, trained, tuple(bent)
     )
 
 
 @contextlib.contextmanager
-def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+def understandable(network: nn.Module, x: Tensor) -> Iterator[None]:
+    """What goes wrong in the user's forward, in one line that says which shape the network wants."""
     try:
         yield
-    finally:
-        handle.remove()
+    except (ProbeError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        shape = "x".join(map(str, x.shape[1:]))
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ProbeError(
+            f"the model cannot run a sample of shape {shape}: {message}",
+            expected=_wanted(network) or "float32 data of the shape it was trained on",
+            next_step="check --data and the model's dtype",
+            trace=user_traceback(error) if has_user_frame(error) else "",
+        ) from None
+
+
+def _wanted(network: nn.Module) -> str:
+    """What a network's first weighted module takes."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            sizes = "x".join("HWD"[: module.weight.ndim - 2])
+            return f"samples of {module.in_channels} x {sizes}, {module.weight.dtype}, for {name or 'its convolution'}"
+        if isinstance(module, nn.Linear):
+            return f"samples of {module.in_features} numbers, {module.weight.dtype}, for {name or 'its linear layer'}"
+    return ""
+
+
+def _check_calls(surveyor: _Surveyor, subject: Subject, steps: int) -> None:
+    names = [pair.name for pair in subject.layers]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ProbeError(f"two layers are called {twice.pop()}", expected="names that differ")
+    for name, calls in surveyor.calls.items():
+        pair = surveyor.layers[name]
+        of_ann, of_snn = calls["ann"], calls["snn"]
+        if (pair.ann is not None and not of_ann) or not of_snn:
+            raise ProbeError(
+                f"layer {name} is never called by the {'SNN' if of_ann or pair.ann is None else 'ANN'}",
+                expected="activations that take part in the forward",
+                next_step="remove the module, or call it",
+            )
+        wanted = steps + pair.traits.presteps if pair.layout == "step" else 1
+        if (pair.ann is not None and of_ann != 1) or of_snn != wanted:
+            by_ann = f"{of_ann} times by the ANN and " if pair.ann is not None else ""
+            raise ProbeError(
+                f"layer {name} is called {by_ann}{of_snn} times in {steps} timesteps by the SNN",
+                expected="once in each forward",
+                next_step="give each use a module of its own",
+            )
+
+
+def _described(
+    surveyor: _Surveyor, pair: LayerPair, index: int, steps: int, samples: int
+) -> tuple[LayerPair, LayerInfo]:
+    """A layer with θ in a shape that broadcasts, and as a recording describes it."""
+    inputs, outputs = surveyor.inputs[pair.name], surveyor.outputs[pair.name]
+    if pair.layout == "step":
+        x, output = torch.stack(inputs[-2:]), torch.stack(outputs[-steps:])
+    else:
+        x, output = (time_first(one[0], pair.layout, steps, samples) for one in (inputs, outputs))
+    shape = tuple(output.shape[2:])
+    pair = replace(pair, threshold=_fitted(pair, pair.theta, shape), height=_fitted(pair, pair.spike_height, shape))
+    _check_spikes(pair, output)
+    activation = surveyor.activations.get(pair.name)
+    if activation is not None and tuple(activation.shape[1:]) != shape:
+        raise ProbeError(
+            f"layer {pair.name} has shape {tuple(activation.shape[1:])} in the ANN and {shape} in the SNN",
+            expected="equal shapes", next_step="pass --pair ANN.NAME=SNN.NAME",
+        )  # fmt: skip
+    # What no potential is shown of cannot be kept; a merged layer shows its last one only, unless it stores all.
+    shown = pair.potential() if pair.layout == "step" else pair.potentials()
+    info = LayerInfo(
+        index=index,
+        name=pair.name,
+        module=type(pair.snn).__name__,
+        neuron=pair.neuron,
+        levels=pair.levels,
+        shape=shape,
+        threshold=pair.theta,
+        initial_fraction=pair.initial_fraction,
+        traits=pair.traits.plain(),
+        layout=pair.layout,
+        constant_input=index == 0 and bool((x[1:] == x[:1]).all()),
+        encoding="raw",
+        paired=pair.ann is not None,
+        height=pair.spike_height,
+        keeps_potential=not pair.traits.lawful and shown is not None,
+        snn_name=pair.snn_name or pair.name,
+    )
+    if info.levels is not None and activation is not None:
+        info = replace(info, encoding=_encoding(info, activation))
+    return pair, info
+
+
+def _fitted(pair: LayerPair, values: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """θ or a height in a shape that broadcasts to (sample, *neuron); one axis means the channels."""
+    if values.size == 1:
+        return values.reshape(())
+    if values.ndim == 1 and shape and len(values) == shape[0]:
+        return values.reshape(1, -1, *[1] * (len(shape) - 1))
+    try:
+        fits = np.broadcast_shapes(values.shape, (1, *shape)) == (1, *shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ProbeError(
+            f"layer {pair.name} has thresholds of shape {values.shape} and neurons of shape {shape}",
+            expected="one number, one a channel, or a shape that broadcasts to (sample, *neuron)",
+        )
+    return values
+
+
+def _check_spikes(pair: LayerPair, output: Tensor) -> None:
+    """A spiking layer gives whole numbers of spikes, at most one a timestep unless it is graded."""
+    scaled = output.float() / torch.from_numpy(pair.spike_height).to(output.device)
+    worst = float((scaled - scaled.round()).abs().max())
+    if not worst <= LEVEL_TOLERANCE:
+        raise ProbeError(
+            f"layer {pair.name} gives outputs that are up to {worst:.3g} away from whole numbers of spikes of height "
+            f"{float(pair.spike_height.mean()):.4g}",
+            expected="0 or the height of a spike",
+            next_step="check its threshold, and that its forward returns spikes",
+        )
+    lowest, highest = int(scaled.min().round()), int(scaled.max().round())
+    if (lowest < 0 and not pair.traits.signed) or (max(highest, -lowest) > 1 and not pair.traits.graded):
+        raise ProbeError(
+            f"layer {pair.name} gives {lowest if lowest < 0 else highest} spikes in one timestep",
+            expected="neurons that fire as their traits say: "
+            + ("-1, " if pair.traits.signed else "") + "0 or 1 spike a timestep",
+            next_step="check its threshold, or set signed or graded in its traits",
+        )  # fmt: skip
+
+
+def _encoding(info: LayerInfo, activation: Tensor) -> str:
+    """How the ANN's outputs follow from their levels bit by bit; `raw` where they do not."""
+    threshold = torch.from_numpy(info.threshold).to(activation.device)
+    assert info.levels is not None
+    level = (activation.float() * (info.levels / threshold)).round()
+    for encoding in ("levels", "levels-first"):
+        if torch.equal(replace(info, encoding=encoding).decoded(level, threshold), activation):
+            return encoding
+    return "raw"
 
 
 # --------------------------------------------------------------------------------------------------------- run
-
-
-def _note_fed(fed: list[int], _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """Hash what a network is fed, once a batch: at the SNN's first timestep."""
-    if not fed:
-        fed.extend(digest(sample) for sample in numpy_of(args[0]))
 
 
 def digest(sample: npt.NDArray[Any]) -> int:
@@ -210,37 +349,56 @@ class Run:
         grid: tuple[int, ...],
     ) -> None:
         self.subject, self.surveyed, self.sink, self.timesteps = subject, surveyed, sink, timesteps
-        self._fed_ann: list[int] = []
-        self._fed_snn: list[int] = []
+        self._fed: dict[str, list[int]] = {"ann": [], "snn": []}
+        self._network, self._samples = "", 0
         self.fed_differently = 0
         self.taps = []
         for info in recorded:
             pair = surveyed.pairs[info.index]
             codings = {t: coding for t in grid if (coding := info.coding(t, timesteps))}
-            plan = Plan(codings, per_sample_grid(timesteps), timesteps, info.threshold)
-            oracle = Oracle(applies=info.index == 0 and info.constant_input)
+            plan = Plan(codings, per_sample_grid(timesteps), timesteps, info.threshold, info.height)
+            promised = why_not_even(info.traits, info.initial_fraction) is None
+            oracle = Oracle(applies=info.index == 0 and info.constant_input and info.paired and promised)
             clone = info.name in surveyed.rewrites
-            self.taps.append(Tap(pair, info, LayerTally(plan), sink, record, timesteps, clone, oracle))
+            self.taps.append(Tap(pair, info, tally_of(plan), sink, record, timesteps, clone, oracle))
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
         """Hooks and evaluation mode, undone on leaving."""
-        with evaluating(self.subject.ann, self.subject.snn), contextlib.ExitStack() as stack:
+        with evaluating(*self.subject.networks), contextlib.ExitStack() as stack:
+            stack.callback(self.subject.restore)
             stack.callback(self.subject.reset)
-            for network, fed in ((self.subject.ann, self._fed_ann), (self.subject.snn, self._fed_snn)):
-                stack.callback(network.register_forward_pre_hook(partial(_note_fed, fed)).remove)
+            for network in self.subject.networks:
+                stack.callback(network.register_forward_pre_hook(self._note_fed).remove)
             for tap in self.taps:
                 for handle in tap.hooks():
                     stack.callback(handle.remove)
             yield
 
+    def _note_fed(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Hash what the running network is fed, once a batch: at the SNN's first timestep, whatever its layout."""
+        fed = self._fed[self._network]
+        if fed or not args:
+            return
+        layout = self.surveyed.infos[0].layout if self._network == "snn" else "step"
+        first = args[0]
+        if len(first) != self._samples or layout in ("T,B", "B,T"):
+            first = time_first(first, layout, self.timesteps, self._samples)[0]
+        fed.extend(digest(sample) for sample in numpy_of(first))
+
     def digests(self) -> tuple[Digests, Digests]:
         """64-bit hashes of what the ANN and the SNN were fed in the latest batch, each (sample,)."""
-        ann, snn = (np.array(fed, np.uint64) for fed in (self._fed_ann, self._fed_snn))
-        self.fed_differently += int((ann != snn).sum())
+        ann, snn = (np.array(self._fed[network], np.uint64) for network in ("ann", "snn"))
+        if self.subject.ann is not None:
+            self.fed_differently += int((ann != snn).sum())
         return ann, snn
 
-    def batch(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    def _start(self, network: str, timestep: int | None = None) -> None:
+        self._network = network
+        for tap in self.taps:
+            tap.network, tap.timestep = network, timestep
+
+    def batch(self, x: Tensor, first: int) -> tuple[Tensor | None, Tensor]:
         """Run one batch through both networks; inside `hooked`.
 
         Args:
@@ -248,41 +406,44 @@ class Run:
             first: the recording's index of the first sample.
 
         Returns:
-            Logits of the ANN (sample, class) and of the SNN at each t (sample, timestep, class).
+            Logits of the ANN (sample, class), or None, and of the SNN at each t (sample, timestep, class).
 
         Raises:
             ProbeError: NaN or infinity, or activations that are not what the layer says.
         """
+        self._samples = len(x)
         for tap in self.taps:
-            tap.first, tap.seen = first, 0
-        self._fed_ann.clear()
-        self._fed_snn.clear()
+            tap.begin(first, len(x))
+        for fed in self._fed.values():
+            fed.clear()
+        ann: Tensor | None = None
         steps: list[Tensor] = []
-        with torch.inference_mode():
-            ann = self.subject.run_ann(x.clone())
-            # The hooks of the first forward must know that it is t = 1, or a pre-step.
-            t = 1 - self.subject.traits.presteps
-            self._set_timestep(t)
+        # Not inference mode: the states that neurons keep could not be reset outside it.
+        with torch.no_grad():
+            if self.subject.ann is not None:
+                self._start("ann")
+                ann = self.subject.run_ann(x.clone())
+            # The hooks of the first forward must know that it is t = 1, or a pre-step; some networks run through time
+            # themselves, and then the layers count their calls alone.
+            t = 1 - self.subject.presteps if self.subject.forward_snn is None else None
+            self._start("snn", t)
             for logits in self.subject.run_snn(x.clone(), self.timesteps):
                 if logits is not None:
                     steps.append(logits)
-                t += 1
-                self._set_timestep(t)
+                t = None if t is None else t + 1
+                self._start("snn", t)
             for tap in self.taps:
                 tap.end()
+            self._start("")
             snn = torch.stack(steps, 1)
-        for name, logits in (("ANN", ann), ("SNN", snn)):
-            if not bool(torch.isfinite(logits).all()):
+        for name, values in (("ANN", ann), ("SNN", snn)):
+            if values is not None and not bool(torch.isfinite(values).all()):
                 raise ProbeError(
                     f"the {name} gives NaN or infinity as logits",
                     expected="finite outputs",
                     next_step="check the checkpoint and the data's normalisation",
                 )
         return ann, snn
-
-    def _set_timestep(self, timestep: int) -> None:
-        for tap in self.taps:
-            tap.timestep = timestep
 
     def broken(self) -> tuple[str, ...]:
         """A sentence for each oracle that this run breaks."""
@@ -309,6 +470,7 @@ class Run:
         return {
             "modes": {"found_in_training_mode": list(self.surveyed.trained)},
             "calls": {name: {"ann": ann, "snn": snn} for name, (ann, snn) in self.surveyed.calls.items()},
+            "surveyed_timesteps": self.surveyed.timesteps,
             "order": [info.name for info in self.surveyed.infos],
             "rewrites_input": sorted(self.surveyed.rewrites),
             "law": {
@@ -316,6 +478,9 @@ class Run:
             },
             "fed": {"differing_samples": self.fed_differently},
             "operations": sorted({type(module).__name__ for module in self.subject.snn.modules() if _is_leaf(module)}),
+            "on_spikes": plain(self.surveyed.bends),
+            "pairs": {info.name: info.snn_name for info in self.surveyed.infos},
+            "unpaired": list(self.subject.unpaired),
             "oracles": {
                 str(tap.info.index): {**vars(tap.oracle), "broken": tap.oracle.broken}
                 for tap in self.taps

@@ -9,26 +9,25 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from probe import __version__
 from probe.attribution import LayerStatistics
-from probe.data import DataSet, Indices, choose_samples, open_data
+from probe.data import Indices
 from probe.errors import Interrupted, ProbeError
 from probe.families import Subject
 from probe.layers import select_layers
-from probe.models import adapt, bundled_data, open_model
+from probe.prepare import Prepared, Source, prepare
 from probe.recording.schema import PRESETS, Batch, LayerInfo, RunInfo, per_sample_grid, time_grid
 from probe.recording.writer import PART_BYTES, PART_SECONDS, Writer, check_target, free_bytes
-from probe.run import Run, Survey, survey
+from probe.run import Run
 
-LARGEST_T = 10_000
 Progress = Callable[[int, int], None]
 """Called after each batch with the samples done and to do."""
 
@@ -38,22 +37,22 @@ class Capture:
     """A capture that is ready to run: everything is checked, nothing is written yet.
 
     Attributes:
+        info: what the recording will say of the run.
+        prepared: the networks and the data.
         layers: the layers to record.
-        info, subject, surveyed, data: what it runs.
-        indices: of the samples, in the data set.
         overwrite: replace an existing recording, once the new one is whole.
-        home: the device on which the user's network was, and will be again.
     """
 
     path: Path
     info: RunInfo
-    subject: Subject
-    surveyed: Survey
+    prepared: Prepared
     layers: tuple[LayerInfo, ...]
-    data: DataSet
-    indices: Indices
     overwrite: bool
-    home: torch.device
+
+    @property
+    def indices(self) -> Indices:
+        """The samples' places in the data set."""
+        return self.prepared.indices
 
     @property
     def bytes_per_layer(self) -> dict[int, int]:
@@ -92,7 +91,7 @@ class Capture:
             part_seconds=part_seconds,
         )
         run = Run(
-            self.subject, self.surveyed, self.layers, writer,
+            self.prepared.subject, self.prepared.surveyed, self.layers, writer,
             record=self.info.record, timesteps=self.info.timesteps, grid=self.info.grid,
         )  # fmt: skip
         done = 0
@@ -114,22 +113,24 @@ class Capture:
             writer.abort(run.facts())
             raise
         finally:
-            self.subject.ann.to(self.home)
+            self.prepared.release()
         if done < len(self.indices):
             raise Interrupted(f"stopped: {self.path} holds {done} of {len(self.indices)} samples")
         return Captured(self.path, done, writer.bytes, run.broken())
 
     def _batch(self, run: Run, writer: Writer, first: int) -> None:
         chosen = self.indices[first : first + self.info.batch_size]
-        images = self.data.load(chosen)
-        ann, snn = run.batch(torch.from_numpy(images).to(self.info.device), first)
+        images = self.prepared.data.load(chosen)
+        ann, snn = run.batch(torch.from_numpy(images).to(self.prepared.device), first)
         digest_ann, digest_snn = run.digests()
-        for name, values in (
-            ("index", chosen), ("label", self.data.labels[chosen]),
-            ("digest_ann", digest_ann), ("digest_snn", digest_snn),
-            ("ann", ann.float().cpu().numpy()), ("snn", snn.float().cpu().numpy()),
-        ):  # fmt: skip
-            writer.append(None, Batch(name, first, values))
+        values: dict[str, Any] = {
+            "index": chosen, "label": self.prepared.data.labels[chosen], "digest_snn": digest_snn,
+            "snn": snn.float().cpu().numpy(),
+        }  # fmt: skip
+        if ann is not None:
+            values |= {"digest_ann": digest_ann, "ann": ann.float().cpu().numpy()}
+        for name, array in values.items():
+            writer.append(None, Batch(name, first, array))
         writer.check()
 
     def _failed(self, writer: Writer, run: Run, error: OSError | ProbeError) -> ProbeError:
@@ -200,24 +201,16 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def plan(
-    model: str | nn.Module = "zoo:digits",
+    model: Any = "zoo:digits",
     *,
-    data: str | DataSet | None = None,
-    split: str = "test",
-    samples: int | None = 200,
-    timesteps: int = 8,
     at: Sequence[int] = (),
-    levels: int | None = None,
-    neuron: str = "if",
-    srp_steps: int = 4,
     layers: Sequence[str | int] = (),
     record: str = "full",
     output: str | Path = "recording.h5",
     overwrite: bool = False,
     batch_size: int = 50,
-    device: str | None = None,
-    seed: int = 0,
     command: str = "",
+    **source: Any,
 ) -> Capture:
     """Check everything that a capture needs, and survey the network with one sample; arguments as for `capture`.
 
@@ -225,42 +218,33 @@ def plan(
         ProbeError: something does not fit.
     """
     path = Path(output)
-    _check_numbers(timesteps, at, samples, batch_size, record, seed)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ProbeError(f"a batch of {batch_size}", expected="at least 1", next_step="pass --batch-size N")
+    if record not in PRESETS:
+        raise ProbeError(f"unknown preset {record!r}", expected=" or ".join(PRESETS), next_step="pass --record PRESET")
+    known = {one.name for one in fields(Source)}
+    for name in source:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise ProbeError(f"unknown option {name}", expected=near[0] if near else "an option of `probe capture`")
+    asked = Source(model, **source)
     check_target(path, overwrite=overwrite)
-    name = model if isinstance(model, str) else type(model).__name__
-    bundled = bundled_data(model) if isinstance(model, str) else None
-    if data is None and bundled is None:
-        raise ProbeError(
-            f"{name} comes without images",
-            expected="--data",
-            next_step="pass --data cifar10-jpeg:PATH" if name.endswith("cifar10") else "pass --data NAME",
-        )
-    network = open_model(model) if isinstance(model, str) else model
-    if not isinstance(network, nn.Module):
-        raise ProbeError(f"a model of type {type(network).__name__}", expected="a name or a torch.nn.Module")
-    source = data if isinstance(data, DataSet) else open_data(data or str(bundled), split)
-    subject = adapt(network, neuron, presteps=srp_steps, levels=levels)
-    home = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    where = home if device is None else _device(device)
-    subject.ann.to(where)
-    subject.snn.to(where)
-    indices = choose_samples(source.labels, samples, seed, what=source.name)
-    surveyed = survey(subject, torch.from_numpy(source.load(indices[:1])).to(where))
-    if surveyed.classes != len(source.classes):
-        raise ProbeError(
-            f"the model tells {surveyed.classes} classes apart and {source.name} has {len(source.classes)}",
-            expected="data with the classes it was trained on",
-            next_step="check --data",
-        )
+    prepared = prepare(asked)
+    timesteps, surveyed = prepared.timesteps, prepared.surveyed
+    for t in at:
+        if not 1 <= t <= timesteps:
+            raise ProbeError(f"statistics at t = {t}", expected=f"1 to T = {timesteps}", next_step="pass --at N")
     chosen = select_layers(surveyed.infos, layers) if layers else surveyed.infos
     info = RunInfo(
-        timesteps=timesteps, record=record, family=subject.family, method=neuron, model=name, data=source.name,
-        split=split, seed=seed, classes=surveyed.classes, batch_size=min(batch_size, len(indices)),
-        grid=time_grid(timesteps, tuple(at)), per_sample=per_sample_grid(timesteps), command=command,
-        device=str(where), torch_version=str(torch.__version__), run_id=uuid.uuid4().hex,
+        timesteps=timesteps, record=record, family=prepared.subject.family, method=_method(prepared.subject),
+        model=prepared.name, data=prepared.data.name, split=asked.split, seed=asked.seed, classes=surveyed.classes,
+        batch_size=min(batch_size, len(prepared.indices)), grid=time_grid(timesteps, tuple(at)),
+        per_sample=per_sample_grid(timesteps), command=command, device=str(prepared.device),
+        checkpoint_sha256=prepared.checkpoint_sha256, torch_version=str(torch.__version__), run_id=uuid.uuid4().hex,
         created_by=f"snn-probe {__version__}", created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        has_ann=prepared.subject.ann is not None,
     )  # fmt: skip
-    planned = Capture(path, info, subject, surveyed, tuple(chosen), source, indices, overwrite, home)
+    planned = Capture(path, info, prepared, tuple(chosen), overwrite)
     if planned.bytes > free_bytes(path):
         raise ProbeError(
             f"the recording needs up to {planned.bytes / 1e9:.2f} GB and {path.parent} has "
@@ -271,52 +255,24 @@ def plan(
     return planned
 
 
-def _check_numbers(
-    timesteps: int, at: Sequence[int], samples: int | None, batch_size: int, record: str, seed: int
-) -> None:
-    for what, number in (("timesteps", timesteps), ("samples", samples), ("batch_size", batch_size), ("seed", seed)):
-        if number is not None and not isinstance(number, int):
-            raise ProbeError(f"{what} = {number!r}", expected="a whole number")
-    if not 0 <= seed < 1 << 63:
-        raise ProbeError(f"seed {seed}", expected="0 to 2**63 - 1", next_step="pass --seed N")
-    if not 1 <= timesteps <= LARGEST_T:
-        raise ProbeError(f"{timesteps} timesteps", expected=f"1 to {LARGEST_T}", next_step="pass -T N")
-    for t in at:
-        if not 1 <= t <= timesteps:
-            raise ProbeError(f"statistics at t = {t}", expected=f"1 to T = {timesteps}", next_step="pass --at N")
-    if samples is not None and samples < 1:
-        raise ProbeError(f"{samples} samples", expected="at least 1", next_step="pass --samples N or --samples all")
-    if batch_size < 1:
-        raise ProbeError(f"a batch of {batch_size}", expected="at least 1", next_step="pass --batch-size N")
-    if record not in PRESETS:
-        raise ProbeError(f"unknown preset {record!r}", expected=" or ".join(PRESETS), next_step="pass --record PRESET")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ProbeError(f"device {name!r} cannot be used ({reason})", expected="cpu, cuda or auto") from None
-    return device
+def _method(subject: Subject) -> str:
+    """The neurons' kind; several joined by a comma."""
+    return ",".join(dict.fromkeys(pair.neuron for pair in subject.layers))
 
 
 def capture(
-    model: str | nn.Module = "zoo:digits", *, progress: Progress | None = None, strict: bool = False, **options: Any
+    model: Any = "zoo:digits", *, progress: Progress | None = None, strict: bool = False, **options: Any
 ) -> Path:
     """Run a network as ANN and as SNN on the same samples and record every layer.
 
     Args:
-        model: `zoo:NAME`, or a module with probe's QCFS activations.
+        model: `zoo:NAME`, `torchvision:NAME`, `file.py:callable`, `package.module:callable`, or a module, a pair
+            (ann, snn) or a `Subject`.
         progress: called after each batch with the samples done and to do.
         strict: raise if an oracle is broken.
-        options: data (a name or a `DataSet`), split, samples (None for all), timesteps (T), at (more t for the
-            statistics), levels (L), neuron, srp_steps (τ), layers (specs), record (a preset), output (a path),
-            overwrite, batch_size, device (None for the network's own), seed; as the options of `probe capture`, with
-            the same defaults.
+        options: those of `Source` (data, samples, timesteps, neuron, ...), and at (more t for the statistics), layers
+            (specs), record (a preset), output (a path), overwrite, batch_size; as the options of `probe capture`, with
+            the same defaults. `device` is by default the network's own.
 
     Returns:
         The path of the recording.

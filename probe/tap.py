@@ -5,8 +5,9 @@ Inputs are read before the module can change them; outputs are reduced or writte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,13 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from probe.attribution import LEVEL_TOLERANCE, near_tie
+from probe.attribution import LEVEL_TOLERANCE, AnalogCoding, near_tie
 from probe.errors import ProbeError
-from probe.families import LayerPair
+from probe.families import LayerPair, time_first
 from probe.recording.schema import Batch, LayerInfo, holds
 from probe.spikes import pack
-from probe.tally import LayerTally
+from probe.tally import Tally
 
+MOST_SPIKES = 127
+"""A graded neuron's spikes in one timestep, which a recording keeps as int8."""
 LAW_TOLERANCE = 1e-3
 """How far v(T) may be from the conservation law, in units of θ, beside what rounding Σx in float32 explains."""
 INPUT_TOLERANCE = 1e-4
@@ -62,13 +65,17 @@ def numpy_of(tensor: Tensor) -> npt.NDArray[Any]:
     return array
 
 
+def _given(value: Tensor | None) -> Tensor | None:
+    return value
+
+
 @dataclass
 class Tap:
     """What sits on one layer: reduces or hands on what the hooks see; `oracle` and `law` gather verdicts."""
 
     pair: LayerPair
     info: LayerInfo
-    tally: LayerTally
+    tally: Tally
     sink: Sink
     record: str
     timesteps: int
@@ -78,22 +85,32 @@ class Tap:
     """Largest |v by the conservation law - v that the module shows|, in units of θ; None if it shows none."""
     beyond_rounding: float = 0.0
     """The same, less what rounding explains."""
-    timestep: int = 0
-    """t of the SNN's forward in progress; 0 or less in the pre-steps."""
+    network: str = ""
+    """Which one is running, `ann` or `snn`: one module may be both."""
+    timestep: int | None = None
+    """t of the SNN's forward in progress, 0 or less in the pre-steps; None where the network itself runs through it."""
     seen: int = 0
-    """The latest t at which the layer was called in this batch."""
+    """Calls by the SNN in this batch."""
     first: int = 0
-    _level: Tensor = field(init=False, repr=False)
+    samples: int = 0
+    _values: Tensor | None = field(default=None, repr=False)
+    """k of a QCFS layer, a of a ReLU, until the batch ends."""
     _ann_input: Tensor | None = field(default=None, repr=False)
     _constant: Tensor | None = field(default=None, repr=False)
     _input: Tensor | None = field(default=None, repr=False)
 
     def hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
         """Put the hooks on; inputs are read before the module can change them."""
-        yield self.pair.ann.register_forward_pre_hook(self._before_ann)
-        yield self.pair.ann.register_forward_hook(self._after_ann)
-        yield self.pair.snn.register_forward_pre_hook(self._before_snn)
+        if self.pair.ann is not None:
+            yield self.pair.ann.register_forward_pre_hook(self._before_ann)
+            yield self.pair.ann.register_forward_hook(self._after_ann)
+        yield (self.pair.entry or self.pair.snn).register_forward_pre_hook(self._before_snn)
         yield self.pair.snn.register_forward_hook(self._after_snn)
+
+    def begin(self, first: int, samples: int) -> None:
+        """Start a batch of so many samples; `first` is the recording's index of its first."""
+        self.first, self.samples, self.seen = first, samples, 0
+        self._values = None
 
     def _send(self, name: str, values: npt.NDArray[Any], timestep: int | None = None) -> None:
         self.sink.append(self.info.index, Batch(name, self.first, values, timestep))
@@ -101,88 +118,167 @@ class Tap:
     def _holds(self, name: str) -> bool:
         return holds(self.record, name)
 
+    @property
+    def _where(self) -> str:
+        return f"layer {self.info.index} ({self.info.name})"
+
     def _threshold(self, like: Tensor) -> Tensor:
-        return torch.from_numpy(self.pair.threshold).to(like.device)
+        return torch.from_numpy(self.info.threshold).to(like.device)
+
+    # ------------------------------------------------------------------------------------------------------- ANN
 
     def _before_ann(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.network != "ann":
+            return
         if self._holds("ann_input"):
-            self._send("ann_input", numpy_of(args[0]))
+            self._send("ann_input", numpy_of(args[0].float()))
         if self.oracle.applies:
             self._ann_input = args[0].clone()
 
     def _after_ann(self, _module: nn.Module, _args: tuple[Tensor, ...], a: Tensor) -> None:
-        levels = self.info.levels
-        assert levels is not None
+        if self.network != "ann":
+            return
+        if self.info.levels is None:
+            self._note_analog(a.float())
+        else:
+            self._note_levels(a.float(), self.info.levels)
+
+    def _note_analog(self, a: Tensor) -> None:
+        # The sum shows NaN and infinity in a fraction of the time; it could itself overflow, so a look follows.
+        if not bool(torch.isfinite(a.sum())) and not bool(torch.isfinite(a).all()):
+            raise self._ann_not_finite()
+        if float(a.min()) < 0:
+            raise ProbeError(
+                f"{self._where}: the ANN's outputs go down to {float(a.min()):.3g}",
+                expected="a ReLU or a QCFS activation",
+            )
+        # Something may work on it in place before the SNN runs.
+        self._values = a.clone()
+        if self._holds("ann_output"):
+            self._send("ann_output", numpy_of(a))
+
+    def _note_levels(self, a: Tensor, levels: int) -> None:
         threshold = self._threshold(a)
         scaled = a * (levels / threshold)
         level = scaled.round()
         worst = float(scaled.sub_(level).abs_().max())
         if not worst <= LEVEL_TOLERANCE or not 0 <= float(level.min()) <= float(level.max()) <= levels:
             self._refuse_levels(a, worst)
-        self._level = level
+        self._values = level
         if not self._holds("ann_output"):
             return
-        if not torch.equal(threshold * level / levels, a):
+        if not self.info.encodes:
+            self._send("ann_output", numpy_of(a))
+            return
+        if not torch.equal(self.info.decoded(level, threshold), a):
             raise ProbeError(
                 f"layer {self.info.name}: ANN outputs are not θ·k/L bit by bit", expected="a QCFS activation in float32"
             )
         self._send("ann_output", numpy_of(level.to(torch.uint8)))
 
     def _refuse_levels(self, a: Tensor, worst: float) -> None:
-        where = f"layer {self.info.index} ({self.info.name})"
         if not bool(torch.isfinite(a).all()):
-            raise ProbeError(
-                f"{where} gives NaN or infinity in the ANN",
-                expected="finite activations",
-                next_step="check the checkpoint and the data's normalisation",
-            )
+            raise self._ann_not_finite()
         raise ProbeError(
-            f"{where}: a·L/θ is up to {worst:.3g} away from a whole number",
+            f"{self._where}: a·L/θ is up to {worst:.3g} away from a whole number",
             expected=f"QCFS outputs with L = {self.info.levels} and the layer's θ",
             next_step="check --levels and the threshold",
         )
 
-    def _before_snn(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._input = args[0].clone() if self.clone_input else args[0]
+    def _ann_not_finite(self) -> ProbeError:
+        return ProbeError(
+            f"{self._where} gives NaN or infinity in the ANN",
+            expected="finite activations",
+            next_step="check the checkpoint and the data's normalisation",
+        )
 
-    def _after_snn(self, _module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-        t, x = self.timestep, self._input
-        self._input = None
-        if t < 1:
+    # ------------------------------------------------------------------------------------------------------- SNN
+
+    def _before_snn(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.network == "snn":
+            self._input = args[0].clone() if self.clone_input else args[0]
+
+    def _after_snn(self, _module: nn.Module, _args: tuple[Tensor, ...], result: Tensor | tuple[Tensor, ...]) -> None:
+        if self.network != "snn":
             return
+        x, output = self._input, result[0] if isinstance(result, tuple) else result
+        self._input = None
         assert x is not None
-        self._expect_one_call(t)
+        if self.info.layout == "step":
+            self.seen += 1
+            t = self.seen - self.pair.traits.presteps
+            self._expect_one_call(t)
+            if t >= 1:
+                self._at(t, x.float(), output.float(), self.pair.potential)
+            return
+        if self.seen:
+            raise self._called_again()
+        self.seen = self.timesteps
+        inputs, outputs = (time_first(values, self.info.layout, self.timesteps, self.samples) for values in (x, output))
+        kept = self.pair.potentials() if self._keeps_potential else None
+        for t in range(1, self.timesteps + 1):
+            v = None if kept is None else kept[t - 1]
+            self._at(t, inputs[t - 1].float(), outputs[t - 1].float(), partial(_given, v))
+
+    def _expect_one_call(self, t: int) -> None:
+        if t > self.timesteps or (self.timestep is not None and t != self.timestep):
+            raise self._called_again()
+
+    def _called_again(self) -> ProbeError:
+        at = f"at t = {self.timestep}" if self.timestep is not None else "before the run is over"
+        return ProbeError(
+            f"{self._where} has been called {self.seen} times {at} of the SNN",
+            expected="one call a timestep, whatever the batch",
+            next_step="give each use a module of its own",
+        )
+
+    @property
+    def _keeps_potential(self) -> bool:
+        return self.info.keeps_potential and self._holds("membrane_potential")
+
+    def _at(self, t: int, x: Tensor, output: Tensor, potential: Callable[[], Tensor | None]) -> None:
+        """Timestep t of the SNN: the layer's input and output, (sample, *neuron)."""
         if self.info.constant_input:
             self._expect_constant(t, x)
         if t == 1:
-            silenced = self.pair.silenced()
-            self.tally.begin(self.first, self._level, silenced)
-            if silenced is not None and self._holds("silenced"):
-                self._send("silenced", pack(numpy_of(silenced.expand(output.shape)).reshape(len(output), -1)))
-            if self.oracle.applies and self._ann_input is not None:
-                self._compare_inputs(x)
+            self._begin_tally(x, output)
         try:
             self.tally.step(t, x, output)
         except FloatingPointError:
             raise self._not_finite() from None
         if self._holds("snn_spikes"):
-            if self.info.signed:
-                spikes = (output / self._threshold(output)).round_().to(torch.int8)
-                self._send("snn_spikes", numpy_of(spikes), t)
-            else:
-                self._send("snn_spikes", pack(numpy_of(output > 0).reshape(len(output), -1)), t)
+            self._send_spikes(t, output)
         if self._holds("snn_input") and (t == 1 or not self.info.constant_input):
             self._send("snn_input", numpy_of(x), t)
+        if self._keeps_potential and (v := potential()) is not None:
+            self._send("membrane_potential", numpy_of(v.float()), t)
 
-    def _expect_one_call(self, t: int) -> None:
-        if t != self.seen + 1:
-            what = "is called again" if t == self.seen else f"was last called at t = {self.seen}"
+    def _begin_tally(self, x: Tensor, output: Tensor) -> None:
+        silenced = self.pair.silenced()
+        if self._values is not None and self._values.shape != output.shape:
             raise ProbeError(
-                f"layer {self.info.index} ({self.info.name}) {what} at t = {t} of the SNN",
-                expected="one call a timestep, whatever the batch",
-                next_step="give each use a module of its own",
+                f"{self._where} has shape {tuple(self._values.shape)} in the ANN and {tuple(output.shape)} in the SNN",
+                expected="equal shapes",
+                next_step="pass --pair ANN.NAME=SNN.NAME",
             )
-        self.seen = t
+        self.tally.begin(self.first, output if self._values is None else self._values, silenced)
+        if silenced is not None and self._holds("silenced"):
+            self._send("silenced", pack(numpy_of(silenced.expand(output.shape)).reshape(len(output), -1)))
+        if self.oracle.applies and self._ann_input is not None:
+            self._compare_inputs(x)
+
+    def _send_spikes(self, t: int, output: Tensor) -> None:
+        if not self.info.wide:
+            self._send("snn_spikes", pack(numpy_of(output > 0).reshape(len(output), -1)), t)
+            return
+        spikes = (output / torch.from_numpy(self.info.height).to(output.device)).round_()
+        if float(spikes.max()) > MOST_SPIKES:
+            raise ProbeError(
+                f"{self._where} fires {int(spikes.max())} spikes in one timestep",
+                expected=f"at most {MOST_SPIKES}",
+                next_step="raise its threshold, or use --record counts",
+            )
+        self._send("snn_spikes", numpy_of(spikes.to(torch.int8)), t)
 
     def _expect_constant(self, t: int, x: Tensor) -> None:
         """The survey saw the same input at every t, so only one is kept: that must hold for every sample."""
@@ -190,7 +286,7 @@ class Tap:
             self._constant = x.clone()
         elif self._constant is None or not torch.equal(self._constant, x):
             raise ProbeError(
-                f"layer {self.info.index} ({self.info.name}): the input changes at t = {t}, though not for one sample",
+                f"{self._where}: the input changes at t = {t}, though not for one sample",
                 expected="an input that is the same at every t, or never is",
             )
 
@@ -201,7 +297,7 @@ class Tap:
 
     def _not_finite(self) -> ProbeError:
         return ProbeError(
-            f"layer {self.info.index} ({self.info.name}) is fed NaN or infinity in the SNN",
+            f"{self._where} is fed NaN or infinity in the SNN",
             expected="finite inputs",
             next_step="check the checkpoint and the data's normalisation",
         )
@@ -212,12 +308,15 @@ class Tap:
         self.oracle.input_difference = max(self.oracle.input_difference, difference)
         self._ann_input = None
 
+    # ------------------------------------------------------------------------------------------------- the batch
+
     def end(self) -> None:
         """Close the batch: counts and sums, the law and the oracle."""
-        if self.seen != self.timesteps:
+        wanted = self.timesteps + (self.pair.traits.presteps if self.info.layout == "step" else 0)
+        if self.seen != wanted:
             raise ProbeError(
-                f"layer {self.info.index} ({self.info.name}) was called {self.seen} times by the SNN",
-                expected=f"once at each of {self.timesteps} timesteps",
+                f"{self._where} was called {self.seen} times by the SNN",
+                expected=f"once at each of {wanted} timesteps",
             )
         total = self.tally.input_sum
         # The sum shows NaN and infinity in a fortieth of the time; it could itself overflow, so a look follows.
@@ -229,7 +328,8 @@ class Tap:
             stored = self.info.arrays(self.record, self.timesteps)["spike_count"]
             self._send("spike_count", numpy_of(n).astype(stored.dtype).reshape(shape))
             self._send("input_sum", numpy_of(total).reshape(shape))
-        self._check_law(n.view(shape), total.view(shape))
+        if self.pair.traits.lawful:
+            self._check_law(n.view(shape), total.view(shape))
         if self.oracle.applies:
             self._consult_oracle(n.view(shape), total.view(shape))
 
@@ -248,15 +348,10 @@ class Tap:
         self.beyond_rounding = max(self.beyond_rounding, float(beyond.max()))
 
     def _consult_oracle(self, n: Tensor, total: Tensor) -> None:
-        coding = self.info.coding(self.timesteps, self.timesteps)
-        assert coding is not None
-        scale = torch.from_numpy(np.asarray(coding.scale(self.pair.threshold))).to(total.device)
-        # As in Coding.decode, in floats: whole numbers this small have exact quotients' floors.
-        fine = (total * scale).clamp_(*coding.limits).floor_()
-        n_even = fine.add_(coding.start).div_(coding.resolution).floor_()
-        wrong = n_even.clamp_(-self.timesteps if coding.unguarded else 0, self.timesteps) != n
+        wrong = self._n_even(total) != n
         if self.info.levels == self.timesteps and self.info.initial_fraction == 0.5:
-            wrong |= n != self._level.view(n.shape)
+            assert self._values is not None
+            wrong |= n != self._values.view(n.shape)
         silenced = self.pair.silenced()
         if silenced is not None:
             wrong &= ~silenced
@@ -264,3 +359,16 @@ class Tap:
         tie = near_tie(numpy_of(total[wrong]), numpy_of(threshold[wrong]), self.info.initial_fraction, self.timesteps)
         self.oracle.ties += int(tie.sum())
         self.oracle.violations += int((~tie).sum())
+
+    def _n_even(self, total: Tensor) -> Tensor:
+        """The counts that the same input, spread evenly, would give."""
+        coding = self.info.coding(self.timesteps, self.timesteps)
+        assert coding is not None
+        if isinstance(coding, AnalogCoding):
+            even: Tensor = coding.even(torch, total.double() / self._threshold(total))
+            return even
+        scale = torch.from_numpy(np.asarray(coding.scale(self.info.threshold))).to(total.device)
+        # As in Coding.decode, in floats: whole numbers this small have exact quotients' floors.
+        fine = (total * scale).clamp_(*coding.limits).floor_()
+        n_even = fine.add_(coding.start).div_(coding.resolution).floor_()
+        return n_even.clamp_(-self.timesteps if coding.unguarded else 0, self.timesteps)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.attribution import LayerStatistics, statistics_of
+from probe.attribution import LayerStatistics
 from probe.recording import Batch, LayerInfo, RunInfo, Writer
 from probe.recording.schema import time_grid
 from probe.spikes import pack
@@ -25,6 +25,7 @@ def write_recording(
     samples: int = 6,
     levels: int | None = 8,
     unguarded: bool = False,
+    paired: bool = True,
     record: str = "full",
     complete: bool = True,
     threshold: Any = 0.5,
@@ -36,7 +37,8 @@ def write_recording(
     traits = {"reset": "subtract", "signed": unguarded, "guarded": not unguarded, "presteps": 0}
     layers = [
         LayerInfo(index=i, name=name, module="IF", neuron="snm" if unguarded else "if", levels=levels, shape=shape,
-                  threshold=theta, initial_fraction=0.5, traits=traits)
+                  threshold=theta, initial_fraction=0.5, traits=traits, paired=paired, height=theta,
+                  encoding="levels" if levels else "raw")
         for i, name in enumerate(names)
     ]  # fmt: skip
     grid = time_grid(timesteps)
@@ -72,8 +74,8 @@ def write_recording(
         for t in grid:
             coding = layer.coding(t, timesteps)
             if coding is not None:
-                codes = coding.encode(k, counts[:, t - 1], summed[:, t - 1], theta)
-                statistics[t] = statistics_of(codes, coding)
+                values = k if levels else arrays["ann_output"]
+                statistics[t] = coding.statistics(values, counts[:, t - 1], summed[:, t - 1], theta)
         across = (0, *range(2, spikes.ndim))
         gathered[layer.index] = LayerStatistics(
             statistics, spikes.sum(across, dtype=np.int64), counts[:, -1].sum(0),

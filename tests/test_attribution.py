@@ -33,6 +33,7 @@ from probe.attribution import (
     statistics_of,
     summarise,
     sums_of,
+    why_not_even,
 )
 from probe.data import DataSet
 from probe.neurons import IF, QCFS, NeuronSpec
@@ -510,8 +511,9 @@ def test_levels_of_each_channel() -> None:
 def test_initial_potential_must_be_a_fraction() -> None:
     assert Coding(8, 8, 8, 0.3).resolution == 80
     assert Coding(8, 8, 8, 0.3).start == 24
-    with pytest.raises(ValueError, match="denominator"):
-        _ = Coding(8, 8, 8, 2**-0.5).resolution
+    assert why_not_even({}, 0.3) is None
+    assert "no fraction" in str(why_not_even({}, 2**-0.5))
+    assert "outside [0, θ)" in str(why_not_even({}, 1.0))
 
 
 def test_near_tie() -> None:

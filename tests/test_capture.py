@@ -19,8 +19,8 @@ import probe
 from probe import zoo
 from probe.data import DataSet, open_data
 from probe.errors import Interrupted, ProbeError
-from probe.models import adapt
-from probe.neurons import IF, QCFS
+from probe.families import convert
+from probe.neurons import IF, QCFS, NeuronSpec
 from probe.recording.schema import Batch
 from probe.run import Run, survey
 from probe.session import plan
@@ -29,7 +29,7 @@ from probe.session import plan
 def test_a_recording_holds_what_plain_loops_see(full: Path) -> None:
     """The same numbers by hand: forward the ANN, then the SNN step by step, and look at every module."""
     network = zoo.load("digits")
-    subject = adapt(network, "if")
+    subject = convert.adapt(network, "if", NeuronSpec())
     with probe.open(full) as recording:
         images = torch.from_numpy(open_data("digits").load(recording.indices[:20]))
         seen: dict[str, list[Tensor]] = {}
@@ -199,7 +199,7 @@ class Gathering:
 
 
 def test_any_sink_will_do() -> None:
-    subject = adapt(zoo.load("digits"), "if")
+    subject = convert.adapt(zoo.load("digits"), "if", NeuronSpec())
     images = torch.from_numpy(open_data("digits").load(np.arange(3)))
     surveyed = survey(subject, images[:1])
     sink = Gathering()
@@ -233,7 +233,7 @@ class InPlace(nn.Module):
 
 def test_inputs_are_read_before_the_module_rewrites_them(tmp_path: Path) -> None:
     """The recording of a network whose neurons overwrite their input equals that of one whose neurons do not."""
-    plain = adapt(zoo.load("digits"), "if")
+    plain = convert.adapt(zoo.load("digits"), "if", NeuronSpec())
     images = torch.from_numpy(open_data("digits").load(np.arange(3)))
 
     def inputs(rewriting: bool) -> list[np.ndarray[Any, Any]]:
@@ -303,7 +303,7 @@ def test_nan_is_named_with_its_layer_and_leaves_no_file(where: str, tmp_path: Pa
 
 def test_nan_in_the_snn_alone_is_named(tmp_path: Path) -> None:
     planned = plan(samples=10, output=tmp_path / "r.h5")
-    planned.subject.snn.get_submodule("block2.conv").weight.data.fill_(float("nan"))
+    planned.prepared.subject.snn.get_submodule("block2.conv").weight.data.fill_(float("nan"))
     with pytest.raises(ProbeError, match=r"block2\.act.*SNN"):
         planned.run()
     assert list(tmp_path.iterdir()) == []
@@ -312,8 +312,8 @@ def test_nan_in_the_snn_alone_is_named(tmp_path: Path) -> None:
 def test_a_broken_oracle_is_told_and_kept(tmp_path: Path) -> None:
     """The SNN is fed other images than the ANN: plausible tables, but the first layer gives it away."""
     planned = plan(samples=20, output=tmp_path / "r.h5")
-    run_ann = planned.subject.ann.forward
-    planned.subject.ann.forward = lambda x: run_ann(x.roll(1, 0))
+    run_ann = planned.prepared.subject.ann.forward
+    planned.prepared.subject.ann.forward = lambda x: run_ann(x.roll(1, 0))
     captured = planned.run()
     (told,) = captured.broken
     assert "layer 0 (block1.act) errs in" in told
@@ -352,7 +352,7 @@ def test_a_long_run_needs_no_dense_histogram(recordings: Callable[..., Path]) ->
 def test_a_neuron_that_breaks_the_conservation_law_is_told(tmp_path: Path) -> None:
     """A hard reset in one layer: the tables look plausible, the law does not hold."""
     planned = plan(samples=10, output=tmp_path / "r.h5")
-    neuron = planned.subject.snn.get_submodule("block3.act")
+    neuron = planned.prepared.subject.snn.get_submodule("block3.act")
     step = neuron._step
 
     def hard(x: Tensor) -> Tensor:
@@ -391,7 +391,7 @@ def test_each_forward_gets_its_own_copy_of_the_input(tmp_path: Path) -> None:
 
 def test_what_each_network_is_fed_is_hashed_on_its_own(tmp_path: Path) -> None:
     planned = plan(samples=10, output=tmp_path / "r.h5")
-    planned.subject.snn.register_forward_pre_hook(lambda _module, args: (args[0].flip(0),))
+    planned.prepared.subject.snn.register_forward_pre_hook(lambda _module, args: (args[0].flip(0),))
     captured = planned.run()
     assert any("were fed different numbers in 10 samples" in told for told in captured.broken)
     with probe.open(captured.path) as recording:
@@ -413,7 +413,7 @@ class Fickle(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(("calls", "told"), [(2, "is called again at t = 1"), (0, "was called 0 times")])
+@pytest.mark.parametrize(("calls", "told"), [(2, "has been called 2 times at t = 1"), (0, "was called 0 times")])
 def test_calls_are_counted_in_the_run_itself(calls: int, told: str, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=told):
         probe.capture(Fickle(calls), data="digits", samples=10, output=tmp_path / "r.h5")
@@ -429,10 +429,10 @@ class Unused(Fickle):
 
 
 class Pair(Fickle):
-    """A network with two outputs."""
+    """A network whose output has names."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Any = (super().forward(x), x)
+        out: Any = {"logits": super().forward(x)}
         return out
 
 
@@ -440,11 +440,11 @@ class Pair(Fickle):
     ("network", "told"),
     [
         (Unused(1), "act is never called by the ANN"),
-        (Pair(1), "output is a tuple"),
+        (Pair(1), "output is a dict"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), QCFS(512, 1.0)), "512 levels"),
         (
-            nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU()),
-            "no spiking layer found among Flatten, Linear, ReLU",
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Tanh()),
+            "no spiking layer and no activation found among Flatten, Linear, Tanh",
         ),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 7), QCFS(8, 1.0)), "7 classes"),
         (nn.Sequential(nn.Linear(5, 10), QCFS(8, 1.0)), "cannot run a sample of shape 1x8x8"),
@@ -473,7 +473,7 @@ def test_silenced_neurons_are_told_apart(recordings: Callable[..., Path]) -> Non
 
 
 def test_names_of_neurons_are_the_same_on_the_command_line() -> None:
-    from probe.cli.capture import NEURONS as ON_THE_COMMAND_LINE
+    from probe.cli.source import NEURONS as ON_THE_COMMAND_LINE
     from probe.neurons import NEURONS
 
     assert ON_THE_COMMAND_LINE == NEURONS

@@ -192,11 +192,11 @@ def test_reading_commands_refuse_what_is_no_recording(command: list[str], run: R
         (["--data", "imagenet"], ["imagenet", "digits"]),
         (["--data", "cifar10-jpeg:none.npz"], ["no file none.npz"]),
         (["--data", "cifar10-jpeg"], ["names no file", "cifar10-jpeg:PATH"]),
-        (["--device", "abacus"], ["abacus", "cpu, cuda or auto"]),
+        (["--device", "abacus"], ["abacus", "cpu, cuda, mps or auto"]),
         (["-o", "nowhere/r.h5"], ["no folder nowhere"]),
         (["-o", "."], ["is a folder"]),
         (["zoo:vgg"], ["unknown model zoo:vgg", "zoo:digits"]),
-        (["vgg.py:net"], ["unknown model", "zoo:digits"]),
+        (["vgg.py:net"], ["no file vgg.py"]),
         (["zoo:resnet20-cifar10"], ["without images", "--data cifar10-jpeg:PATH"]),
     ],
 )

@@ -113,8 +113,8 @@ def test_impossible_numbers_of_samples(samples: int) -> None:
 
 
 def test_unknown_names_and_splits() -> None:
-    with pytest.raises(ProbeError, match="unknown data 'mnist'; expected one of digits, cifar10-jpeg:PATH"):
-        open_data("mnist")
+    with pytest.raises(ProbeError, match="unknown data 'emnist'; expected one of digits, cifar10, cifar100, mnist, "):
+        open_data("emnist")
     with pytest.raises(ProbeError, match="unknown split 'held-out' of digits; expected train or test"):
         open_data("digits", "held-out")
     for name in ("cifar10-jpeg", "cifar10-jpeg:"):

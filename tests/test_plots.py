@@ -412,15 +412,18 @@ def test_bad_choices(recording: Recording, kind: str, choice: dict, words: list[
 
 
 @pytest.mark.parametrize("kind", ["cases", "attribution", "phi", "offsets", "residual"])
-def test_layers_without_levels_are_named_together(made: Callable[..., Recording], kind: str) -> None:
-    relu = made("relu", ["first", "second"], levels=None)
-    with pytest.raises(probe.ProbeError, match=r"0 \(first\), 1 \(second\): no levels"):
-        draw(relu, kind)
+def test_layers_without_an_ann_are_named_together(made: Callable[..., Recording], kind: str) -> None:
+    alone = made("alone", ["first", "second"], levels=None, paired=False)
+    with pytest.raises(probe.ProbeError, match=r"0 \(first\), 1 \(second\): no ANN partner"):
+        draw(alone, kind)
+    assert draw(made("relu", ["first", "second"], levels=None), kind).axes
 
 
 @pytest.mark.parametrize("kind", ["rates", "accuracy", "raster", "features", "trace"])
 def test_layers_without_levels_have_the_other_plots(made: Callable[..., Recording], kind: str) -> None:
     assert draw(made("relu", ["first", "second"], levels=None), kind).axes
+    if kind != "trace":
+        assert draw(made("alone", ["first", "second"], levels=None, paired=False), kind).axes
 
 
 @pytest.mark.parametrize(

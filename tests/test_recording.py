@@ -104,7 +104,7 @@ def test_every_preset_holds_what_the_table_says(recordings: Callable[..., Path])
         path = recordings(record=preset)
         with h5py.File(path) as file:
             layer = file["layers/2"]
-            assert set(layer) - {"threshold", "initial_potential", "statistics"} == held[preset]
+            assert set(layer) - {"threshold", "initial_potential", "height", "statistics"} == held[preset]
             checked = [item for item in layer.values() if isinstance(item, h5py.Dataset) and item.ndim > 1]
             assert all(item.fletcher32 for item in checked)
         with probe.open(path) as recording:
@@ -285,7 +285,7 @@ def test_a_failure_after_a_commit_says_what_was_kept(tmp_path: Path) -> None:
 
     def poison(done: int, _samples: int) -> None:
         if done == 30:
-            planned.subject.ann.get_submodule("output").weight.data.fill_(float("nan"))
+            planned.prepared.subject.ann.get_submodule("output").weight.data.fill_(float("nan"))
 
     with pytest.raises(ProbeError, match=r"NaN or infinity as logits.*holds the first 30 samples"):
         planned.run(poison, part_bytes=1)

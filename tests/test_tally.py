@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from probe.attribution import Coding, LayerStatistics, levels_of, statistics_of
-from probe.families import own
+from probe.families import convert
 from probe.neurons import IF, NEGATIVE, QCFS, NeuronSpec
-from probe.tally import LayerTally, Plan
+from probe.tally import LevelTally, Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,7 +55,7 @@ def random_network(seed: int) -> nn.Sequential:
 
 def capture(network: nn.Module, spec: NeuronSpec, images: Tensor, timesteps: int) -> list[Captured]:
     """Run both networks on a batch and keep every layer's arrays whole."""
-    subject = own.adapt(network, "any", spec)
+    subject = convert.adapt(network, "any", spec)
     seen: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in subject.layers]
     with torch.no_grad():
         for pair, (activations, inputs, outputs) in zip(subject.layers, seen, strict=True):
@@ -112,7 +112,7 @@ def from_whole_arrays(batches: list[Captured], plan: Plan) -> LayerStatistics:
     )
 
 
-def stream(tally: LayerTally, plan: Plan, batch: Captured, first: int) -> None:
+def stream(tally: LevelTally, plan: Plan, batch: Captured, first: int) -> None:
     """One batch through the tally, as the hooks of a run do it; what `end` and `input_sum` give is checked here."""
     silenced = None if batch.silenced is None else torch.from_numpy(batch.silenced)
     tally.begin(first, torch.from_numpy(batch.level), silenced)
@@ -187,7 +187,7 @@ def test_tally_of_a_network_equals_whole_arrays(kind: str, timesteps: int) -> No
             assert min(b.outputs.sum(0).min() for b in batches) < 0
 
         # All in one take, then a take after the second batch and one after the third.
-        tally = LayerTally(plan)
+        tally = LevelTally(plan)
         for first, batch in zip((0, 3, 4), batches, strict=True):
             assert tally.touched == (first > 0)
             stream(tally, plan, batch, first)
@@ -236,7 +236,7 @@ def test_layers_larger_than_a_piece(shape: tuple[int, ...], timesteps: int, chan
     threshold = np.linspace(0.3, 2.1, shape[1], dtype=np.float32)[:, None, None] if channels else np.float32([0.7])
     batch = random_batch(11, shape, timesteps, threshold, levels=4)
     plan = plan_for(4, threshold, timesteps, tuple(range(1, timesteps + 1)))
-    tally = LayerTally(plan)
+    tally = LevelTally(plan)
     stream(tally, plan, batch, 100)
     expected = from_whole_arrays([batch], plan)
     shifted = {t: replace(s, largest=s.largest + np.array([0, 100, 0])) for t, s in expected.statistics.items()}
@@ -249,7 +249,7 @@ def test_many_steps_and_levels(levels: int) -> None:
     threshold = np.array([0.9, 0.21432], np.float32)[:, None, None]
     batches = [random_batch(seed, (2, 2, 20, 20), 150, threshold, levels) for seed in (0, 1)]
     plan = plan_for(levels, threshold, 150, (1, 8, 150))
-    tally = LayerTally(plan)
+    tally = LevelTally(plan)
     for first, batch in zip((0, 2), batches, strict=True):
         stream(tally, plan, batch, first)
     expected = from_whole_arrays(batches, plan)
@@ -262,7 +262,7 @@ def test_shapes_may_change_between_batches() -> None:
     threshold = np.float32([1.3])
     batches = [random_batch(size, (size, 3, 4), 5, threshold, levels=2) for size in (6, 2, 6, 1)]
     plan = plan_for(2, threshold, 5, (2, 5))
-    tally = LayerTally(plan)
+    tally = LevelTally(plan)
     for first, batch in zip((0, 6, 8, 14), batches, strict=True):
         stream(tally, plan, batch, first)
     check(tally.take(), from_whole_arrays(batches, plan))
@@ -275,7 +275,7 @@ def test_non_contiguous_tensors_and_other_number_types() -> None:
     plan = plan_for(8, threshold, 4, (1, 4))
     expected = from_whole_arrays([batch], plan)
     for number_type in (torch.float32, torch.int64, torch.uint8):
-        tally = LayerTally(plan)
+        tally = LevelTally(plan)
         tally.begin(0, torch.from_numpy(batch.level).to(number_type).to(memory_format=torch.channels_last))
         for t, (x, y) in enumerate(zip(batch.inputs, batch.outputs, strict=True), start=1):
             x, y = (torch.from_numpy(a).to(memory_format=torch.channels_last) for a in (x, y))
@@ -288,7 +288,7 @@ def test_non_contiguous_tensors_and_other_number_types() -> None:
 def test_largest_error_is_found_where_it_is() -> None:
     # θ = 1, L = 2, T = 2. φ - a in θ/4 is 2n - 2k; sample 1, neuron 2 fires twice with k = 0, and so does 3 later on.
     plan = plan_for(2, np.float32([1]), 2, (1, 2))
-    tally = LayerTally(plan)
+    tally = LevelTally(plan)
     quiet = torch.zeros(2, 4)
     output = quiet.clone()
     output[1, 2] = output[1, 3] = 1
@@ -314,7 +314,7 @@ def test_first_inputs_by_hand() -> None:
     # Channel 0: 0.6 and 0.9 fire at t = 1, 0.2 does not; channel 1 never fires; channel 2 always.
     x = torch.tensor([[[0.6, 0.2], [0.1, -0.4], [0.7, 0.8]], [[0.9, -1.0], [0.3, 0.0], [0.5, 2.0]]])
     plan = plan_for(1, np.float32([1]), 1, (1,))
-    tally = LayerTally(plan)
+    tally = LevelTally(plan)
     tally.begin(0, torch.zeros(2, 3, 2))
     tally.step(1, x, (x >= 0.5).float())
     tally.end()

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from probe.data import open_data
 from probe.errors import ProbeError
-from probe.models import adapt, bundled_data, open_model
-from probe.neurons import QCFS
+from probe.families import convert
+from probe.neurons import QCFS, NeuronSpec
 from probe.zoo import ZOO, load, load_weights
 from probe.zoo.networks import digits_vgg, resnet20
 from probe.zoo.train import RECIPES, Phase, augment, cut_out, evaluate, save_weights, train
@@ -33,7 +33,7 @@ def as_found() -> Iterator[None]:
 
 
 def layer_names(network: nn.Module) -> list[str]:
-    return [pair.name for pair in adapt(network, "if").layers]
+    return [pair.name for pair in convert.adapt(network, "if", NeuronSpec()).layers]
 
 
 def test_digits_network() -> None:
@@ -50,14 +50,8 @@ def test_digits_network() -> None:
 
 
 def test_names() -> None:
-    assert isinstance(open_model("zoo:digits"), nn.Sequential)
-    assert (bundled_data("zoo:digits"), bundled_data("zoo:resnet20-cifar10")) == ("digits", None)
     with pytest.raises(ProbeError, match="unknown model zoo:vgg; expected zoo:digits or zoo:resnet20-cifar10"):
         load("vgg")
-    for name in ("digits", "zoo:", "torchvision:resnet18"):
-        for ask in (open_model, bundled_data):
-            with pytest.raises(ProbeError, match="unknown model"):
-                ask(name)
     assert set(RECIPES) == set(ZOO)
 
 

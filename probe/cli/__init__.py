@@ -65,6 +65,8 @@ class Commands(click.Group):
             result = super().main(args, prog_name, **extra)
             return result if isinstance(result, int) else 0
         except ProbeError as error:
+            for line in error.trace.splitlines():
+                click.echo(printable(line), err=True)
             complain(str(error))
             return EXIT_INPUT
         except click.ClickException as error:

@@ -32,4 +32,6 @@ def command(file: Path, as_json: bool, as_csv: bool, every: bool) -> None:
     chosen = [t for t in range(1, last + 1) if every or t & (t - 1) == 0 or t == last]
     header = ["samples", "ANN", *(f"T={t}" for t in chosen)]
     values = [found["ann"], *(found["snn"][str(t)] for t in chosen)]
-    return print_table(header, [[found["samples"], *(f"{100 * value:.2f}" for value in values)]], left=0)
+    return print_table(
+        header, [[found["samples"], *("-" if value is None else f"{100 * value:.2f}" for value in values)]], left=0
+    )

@@ -13,6 +13,7 @@ import click
 
 from probe.cli import EXIT_CHECK, complain, printable
 from probe.cli.common import bytes_text, layer_option
+from probe.cli.source import source_arguments, source_options
 from probe.errors import ProbeError
 from probe.recording.schema import PRESETS
 
@@ -20,49 +21,26 @@ if TYPE_CHECKING:
     from probe.session import Capture
 
 ASK_ABOVE = 10e9
-NEURONS = ("if", "snm", "negspike", "srp", "srp+negspike")
-"""Those of `probe.neurons`, which would load torch; a test holds the two together."""
-
-
-class Samples(click.ParamType[Any]):
-    """A number of samples, or `all` (None)."""
-
-    name = "N|all"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """The number, or None for all."""
-        if value == "all":
-            return None
-        try:
-            return int(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither a number nor 'all'", param, ctx)
 
 
 @click.command()
-@click.argument("model", default="zoo:digits", metavar="[MODEL]")
-@click.option("--data", help="digits, or cifar10-jpeg:PATH.  [default: the model's own, if bundled]")
-@click.option("--split", default="test", show_default=True, help="train or test.")
-@click.option("--samples", default="200", show_default=True, type=Samples(),
-              help="Balanced over classes, chosen by the seed; or all, in order.")  # fmt: skip
-@click.option("-T", "--timesteps", default=8, show_default=True, help="T, the simulated length.")
+@source_options()
 @click.option("--at", multiple=True, type=int, metavar="t", help="More t at which statistics are kept; repeatable.")
-@click.option("--levels", type=int, help="L instead of the trained one.")
-@click.option("--neuron", default="if", show_default=True, type=click.Choice(NEURONS), help="Kind of spiking neuron.")
-@click.option("--srp-steps", default=4, show_default=True, help="τ, SRP's pre-simulation steps.")
 @layer_option
 @click.option("--record", default="full", show_default=True, type=click.Choice(PRESETS), help="What to keep.")
 @click.option("-o", "--output", default="recording.h5", show_default=True, type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace an existing recording.")
 @click.option("--yes", is_flag=True, help="Write more than 10 GB without asking.")
 @click.option("--batch-size", default=50, show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
-@click.option("--seed", default=0, show_default=True, help="Chooses the samples.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if an oracle is broken.")
-def command(yes: bool, strict: bool, model: str, **options: Any) -> int:
+def command(yes: bool, strict: bool, **options: Any) -> int:
     """Run MODEL as ANN and as SNN on the same samples and record every spiking layer.
 
-    MODEL is zoo:digits (the default, with its data) or zoo:resnet20-cifar10 (needs --data).
+    \b
+    MODEL is zoo:NAME (zoo:digits comes with its data), torchvision:NAME, or your own
+    file.py:callable or package.module:callable, which returns an ANN, an SNN, a network
+    with both modes, a pair (ann, snn) or a probe.Subject. See what is paired with
+    `probe layers --model MODEL` first.
 
     \b
     --record stats   statistics only: cases, attribution, offset spikes, at the grid of t
@@ -76,7 +54,9 @@ def command(yes: bool, strict: bool, model: str, **options: Any) -> int:
     from probe.session import oracle_message, plan
 
     arguments = "probe " + shlex.join(sys.argv[1:])
-    planned = plan(model, command=arguments, **options)
+    planned = plan(command=arguments, **source_arguments(options), **options)
+    for note in planned.prepared.notes:
+        complain(f"note: {note}")
     _announce(planned)
     if planned.bytes > ASK_ABOVE and not yes:
         raise ProbeError(
@@ -93,7 +73,8 @@ def command(yes: bool, strict: bool, model: str, **options: Any) -> int:
         f"{captured.path}: {captured.samples} samples, {len(planned.layers)} layers, T = {last}, "
         f"{bytes_text(captured.bytes)}"
     )
-    click.echo(f"accuracy: ANN {found['ann']:.4f}, SNN {found['snn'][last]:.4f} at T = {last}")
+    ann = "" if found["ann"] is None else f"ANN {found['ann']:.4f}, "
+    click.echo(f"accuracy: {ann}SNN {found['snn'][last]:.4f} at T = {last}")
     if captured.broken:
         complain(oracle_message(captured))
         return EXIT_CHECK if strict else 0

@@ -1,25 +1,52 @@
-"""`probe layers`: what a recording's layers are and how they fire."""
+"""`probe layers`: what a recording's layers are and how they fire; or how a model's layers would be paired."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from probe.cli import complain
 from probe.cli.common import format_options, print_csv, print_json, print_table, recording_argument, threshold_text
+from probe.cli.source import source_arguments, source_options
+from probe.errors import ProbeError
 
 
 @click.command()
 @recording_argument
 @format_options
-def command(file: Path, as_json: bool, as_csv: bool) -> None:
+@source_options(flag=True)
+def command(file: Path, as_json: bool, as_csv: bool, model: str | None, **options: Any) -> None:
     """List the layers: name, shape, threshold, firing rate, silent and saturated share.
 
     A neuron is silent if it never fired in any sample, saturated if it fired at every timestep of every sample.
 
+    With --model nothing is recorded: the table shows which activation is paired with which spiking layer, before a
+    capture with the same options; a single sample is run.
+
     \b
     Example:  probe layers recording.h5
+              probe layers --model file.py:networks --data cifar10
     """
+    if model is None:
+        _refuse_stray(click.get_current_context())
+        return _of_recording(file, as_json, as_csv)
+    if click.get_current_context().get_parameter_source("file") != click.core.ParameterSource.DEFAULT:
+        raise ProbeError(f"--model and the recording {file}", expected="one of them")
+    return _of_model(model, options, as_json, as_csv)
+
+
+def _refuse_stray(ctx: click.Context) -> None:
+    """An option of --model without it would be ignored in silence."""
+    for name in ctx.params:
+        if name in ("file", "as_json", "as_csv", "model"):
+            continue
+        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise ProbeError(f"--{name.replace('_', '-')} without --model", expected="--model MODEL")
+
+
+def _of_recording(file: Path, as_json: bool, as_csv: bool) -> None:
     from probe.analysis import layer_table
 
     table = layer_table(file)
@@ -38,3 +65,28 @@ def command(file: Path, as_json: bool, as_csv: bool) -> None:
         for row in table["layers"]
     ]  # fmt: skip
     return print_table(header, rows, left=3)
+
+
+def _of_model(model: str, options: dict[str, Any], as_json: bool, as_csv: bool) -> None:
+    from probe.prepare import Source, pairing_table, prepare
+
+    prepared = prepare(Source(model, **source_arguments(options), **options))
+    table = pairing_table(prepared)
+    prepared.release()
+    if as_json:
+        return print_json(table)
+    if as_csv:
+        return print_csv(table["layers"])
+    for note in table["notes"]:
+        complain(f"note: {note}")
+    click.echo(f"{table['model']}: {table['family']}, T = {table['timesteps']}, {table['classes']} classes")
+    header = ["layer", "ANN activation", "", "SNN layer", "", "neuron", "shape", "L", "θ", "v(0)/θ", "claims"]
+    rows = [
+        [
+            row["index"], row["ann"] or "-", row["ann_module"] or "", row["snn"], row["snn_module"], row["neuron"],
+            "x".join(map(str, row["shape"])), row["levels"] or "-", threshold_text(row["threshold"]),
+            f"{row['initial_fraction']:g}", "all" if row["reason"] is None else row["reason"],
+        ]
+        for row in table["layers"]
+    ]  # fmt: skip
+    return print_table(header, rows, left=6)

@@ -36,7 +36,7 @@ def command(
         label = int(recording.labels[found.sample])
     steps = [
         {
-            "t": t + 1, "x": float(found.x[t]), "v": float(found.potential[t]), "s": int(found.spike[t]),
+            "t": t + 1, "x": float(found.x[t]), "v": _known(found.potential[t]), "s": int(found.spike[t]),
             "n": int(found.count[t]), "phi": float(found.snn_output[t]),
         }
         for t in range(len(found.x))
@@ -68,7 +68,19 @@ def command(
         click.echo("silenced by SRP: it cannot fire, and v(t) below is only v(0) + Σx")
     print_table(
         ["t", "x(t)", "v(t)", "s(t)", "n(t)", "φ(t) = θ·n/t"],
-        [[r["t"], f"{r['x']:+.6f}", f"{r['v']:+.6f}", r["s"], r["n"], f"{r['phi']:.6f}"] for r in steps],
+        [
+            [r["t"], f"{r['x']:+.6f}", "-" if r["v"] is None else f"{r['v']:+.6f}", r["s"], r["n"], f"{r['phi']:.6f}"]
+            for r in steps
+        ],
         left=0,
     )
     return None
+
+
+def _known(value: float) -> float | None:
+    """A number as JSON has it, which has no NaN."""
+    return float(value) if value == value else None
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.6f}"

@@ -89,7 +89,7 @@ def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     cases, local, count = row["cases"], row["local_cases"], row["count"]
     click.echo(
         f"Layer {row['index']} ({printable(row['name'])})  t = {found['timestep']} of T = {found['timesteps']}  "
-        f"L = {row['levels']}  θ = {threshold_text(row['threshold'])}  {found['samples']} samples"
+        f"L = {row['levels'] or 'none (ReLU)'}  θ = {threshold_text(row['threshold'])}  {found['samples']} samples"
     )
     positive = sum(number for name, number in cases.items() if name.startswith("positive"))
     if local is None:

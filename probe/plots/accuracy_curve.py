@@ -28,7 +28,8 @@ def draw_accuracy(axes: Axes, recording: Recording) -> Axes:
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, lw=0, label="95% interval")
     marker = "o" if recording.timesteps <= 32 else ""
     axes.plot(steps, snn, color=BLUE, lw=1.6, marker=marker, ms=4, label=f"SNN, {snn[-1]:.2%} at T")
-    axes.axhline(ann, color=ORANGE, lw=1.6, ls="--", label=f"ANN, {ann:.2%}")
+    if ann is not None:
+        axes.axhline(ann, color=ORANGE, lw=1.6, ls="--", label=f"ANN, {ann:.2%}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("accuracy (share of samples)")
     set_timesteps(axes, 1, recording.timesteps)

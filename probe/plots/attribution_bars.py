@@ -33,7 +33,7 @@ def draw_attribution(axes: Axes, layers: Sequence[Layer], timestep: int | None =
     """
     if len(layers) == 1 and timestep is None:
         return _draw_over_time(axes, layers[0])
-    found = counted(layers, timestep)
+    found = counted(layers, timestep, even=True)
     parts = np.stack([contributions(one) for one in found], axis=1)
     # A negative part works against the error; it goes to the left of 0, so that neither hides the other.
     right, left = np.zeros(len(found)), np.zeros(len(found))
@@ -54,17 +54,18 @@ def draw_attribution(axes: Axes, layers: Sequence[Layer], timestep: int | None =
 
 def contributions(one: Counted) -> npt.NDArray[np.float64]:
     """mean(piece · total) of the six pieces, (piece,), in θ²: with their sign they add up to mean(total²)."""
-    unit = one.coding.levels * one.timestep
-    parts: npt.NDArray[np.float64] = one.statistics.products[1:, 0] / unit**2 / one.total
-    return parts
+    products = [one.coding.product(one.statistics, term, 0) for term in range(1, len(TERMS))]
+    return np.array(products, np.float64) / one.total
 
 
 def _draw_over_time(axes: Axes, layer: Layer) -> Axes:
     """The mean square of each piece and of the total, lines over the t of the grid."""
-    found = [counted([layer], t)[0] for t in layer.statistics.statistics] or counted([layer], None)
+    found = [counted([layer], t, even=True)[0] for t in layer.statistics.statistics] or counted(
+        [layer], None, even=True
+    )
     steps = [one.timestep for one in found]
-    units = [(one.coding.levels * one.timestep) ** 2 * one.total for one in found]
-    squares = np.array([np.diag(one.statistics.products) / unit for one, unit in zip(found, units, strict=True)])
+    terms = range(len(TERMS))
+    squares = np.array([[one.coding.product(one.statistics, i, i) / one.total for i in terms] for one in found])
     # The error falls by orders of magnitude over t, and is exactly 0 at some: logarithmic, but with a place for 0.
     smallest = squares[squares > 0].min(initial=1.0)
     axes.set_yscale("symlog", linthresh=smallest, linscale=0.4)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from probe.analysis import parse_neuron, select_layers
-from probe.attribution import Coding, Statistics
+from probe.attribution import AnalogCoding, Coding, Statistics, why_not_even
 from probe.errors import ProbeError
 from probe.recording import Layer, Recording
 
@@ -47,7 +47,7 @@ class Counted(NamedTuple):
 
     layer: Layer
     timestep: int
-    coding: Coding
+    coding: Coding | AnalogCoding
     statistics: Statistics
 
     @property
@@ -56,11 +56,17 @@ class Counted(NamedTuple):
         return int(self.statistics.cases.sum())
 
 
-def counted(layers: Sequence[Layer], timestep: int | None) -> list[Counted]:
+def counted(layers: Sequence[Layer], timestep: int | None, *, even: bool = False) -> list[Counted]:
     """The layers' statistics at t; None stands for T.
 
+    Args:
+        layers: of one recording.
+        timestep: t of the grid.
+        even: what is drawn rests on n_even or the conservation law.
+
     Raises:
-        ProbeError: t is not in the grid, or some layers have no statistics at all; then all of them are named.
+        ProbeError: t is not in the grid, some layers have no statistics at all, or, with `even`, do not promise what
+            they rest on; then all of them are named.
     """
     recording = layers[0].recording
     t = recording.timesteps if timestep is None else timestep
@@ -75,23 +81,32 @@ def counted(layers: Sequence[Layer], timestep: int | None) -> list[Counted]:
             found.append(Counted(layer, t, coding, statistics))
     if missing:
         raise _why_missing(missing, t)
+    reasons = {layer: why_not_even(layer.traits, layer.initial_fraction) for layer in layers if even}
+    refused = {layer: reason for layer, reason in reasons.items() if reason}
+    if refused:
+        raise ProbeError(
+            f"{_named(list(refused))}: {next(iter(refused.values()))}",
+            expected="soft-reset neurons that fire at >=, once a timestep",
+            next_step="choose other layers, or plot rates",
+        )  # fmt: skip
     return found
+
+
+def _named(layers: Sequence[Layer]) -> str:
+    many = "layers " if len(layers) > 1 else "layer "
+    return many + ", ".join(f"{layer.index} ({layer.name})" for layer in layers)
 
 
 def _why_missing(layers: list[Layer], t: int) -> ProbeError:
     recording = layers[0].recording
-    empty = [layer for layer in layers if layer.levels is None or not layer.statistics.statistics]
+    empty = [layer for layer in layers if not layer.statistics.statistics]
     if not empty:
         return ProbeError(
             f"{recording.path} keeps no statistics at t = {t}",
             expected="one of its grid, " + ", ".join(map(str, layers[0].statistics.statistics)),
             next_step=f"capture again with --at {t}" if 1 <= t <= recording.timesteps else "pass another t",
         )
-    names = ("layers " if len(empty) > 1 else "layer ") + ", ".join(f"{layer.index} ({layer.name})" for layer in empty)
-    if any(layer.levels is None for layer in empty):
-        got = f"{names}: no levels L, as of a ReLU activation, and so neither cases nor an attribution"
-    else:
-        got = f"{names}: no statistics, because the neurons do not promise what they rest on"
     return ProbeError(
-        got, expected="QCFS activations and neurons with soft reset", next_step="choose other layers, or plot rates"
-    )
+        f"{_named(empty)}: no ANN partner, and so neither cases nor an attribution",
+        expected="a recording of an ANN and the SNN converted from it", next_step="choose other layers, or plot rates",
+    )  # fmt: skip

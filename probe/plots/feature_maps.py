@@ -23,6 +23,8 @@ Maps = npt.NDArray[np.float32]
 def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
     """Draw a, φ(T) and φ(T) − a in units of θ: a map for each of the channels that are most active in the sample.
 
+    Without an ANN partner, φ(T) alone.
+
     Args:
         figure: to draw on.
         layer: recorded with `counts` or more, of the shape (channel, row, column); a layer of another shape is one map.
@@ -30,8 +32,8 @@ def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
     """
     sample = choose_sample(layer.recording, sample)
     one = slice(sample, sample + 1)
-    a: Maps = (layer.read("ann_output", one) / layer.threshold)[0]
     phi: Maps = (layer.read("spike_count", one) / np.float32(layer.recording.timesteps))[0]
+    a: Maps = (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else phi
     if len(layer.shape) >= 3:
         a, phi = (values.reshape(*layer.shape[:2], -1) for values in (a, phi))
         strength = (np.abs(a) + np.abs(phi)).sum((1, 2))
@@ -39,7 +41,7 @@ def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
         names, a, phi = [f"channel {c}" for c in channels], a[channels], phi[channels]
     else:
         names, a, phi = [""], _one_map(a)[None], _one_map(phi)[None]
-    axes = figure.subplots(3, len(names), squeeze=False)
+    axes = figure.subplots(3 if layer.paired else 1, len(names), squeeze=False)
     difference = phi - a
     both = np.stack([a, phi])
     low, high = min(0.0, float(np.nanmin(both))), float(np.nanmax(both)) or 1.0
@@ -49,6 +51,8 @@ def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
         (phi, "φ(T)", MAP, low, high),
         (difference, "φ(T) − a", DIVERGING, -most, most),
     )
+    if not layer.paired:
+        rows = rows[1:2]
     for row, (values, label, colours, lowest, highest) in enumerate(rows):
         for column, values_of_channel in enumerate(values):
             ax = axes[row, column]
@@ -63,13 +67,15 @@ def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
                 ax.set_title(names[column], fontsize=8.5, loc="center")
             if column == 0:
                 ax.set_ylabel(label)
-        if row > 0:
+        if not layer.paired:
+            figure.colorbar(image, ax=axes, label="φ(T) (θ)")
+        elif row > 0:
             figure.colorbar(
                 image, ax=axes[:2] if row == 1 else axes[2], aspect=24 if row == 1 else 12,
                 label="a and φ(T) (θ)" if row == 1 else "difference (θ)",
             )  # fmt: skip
     if len(layer.shape) < 3:
-        axes[2, 0].set_xlabel(_order_of(layer.shape))
+        axes[-1, 0].set_xlabel(_order_of(layer.shape))
     figure.suptitle(layer_title(layer, sample=sample), x=0.01, ha="left")
     return figure
 

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from probe import attribution
 from probe.plots.choice import counted
 from probe.plots.style import EQUAL, OVER, UNDER, layer_title
 from probe.recording import Layer
@@ -16,7 +15,7 @@ MOST_WRITTEN = 9
 
 
 def draw_offsets(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
-    """Draw the histogram of ψ = n − t·a/θ by its key sign(ψ)·⌈|ψ|⌉.
+    """Draw the histogram of ψ = n − t·a/θ by its key: sign(ψ)·⌈|ψ|⌉ for QCFS, the nearest whole number for ReLU.
 
     Args:
         axes: to draw on.
@@ -24,7 +23,7 @@ def draw_offsets(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
         timestep: t of the grid; T where it is None.
     """
     one = counted([layer], timestep)[0]
-    offsets = attribution.offset_spikes(one.statistics.joint, one.coding.levels, one.timestep, one.coding.lowest_count)
+    offsets = one.coding.offsets(one.statistics)
     keys, share = np.array(list(offsets)), np.array(list(offsets.values())) / one.total
     colours = [EQUAL if key == 0 else OVER if key > 0 else UNDER for key in keys]
     bars = axes.bar(keys, share, 0.85, color=colours)
@@ -36,7 +35,8 @@ def draw_offsets(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(y=0.1)
     symbol = "T" if one.timestep == layer.recording.timesteps else "t"
-    axes.set_xlabel(f"offset spikes n − {symbol}·a/θ, rounded away from 0")
+    rounding = "rounded away from 0" if layer.levels else "to the nearest"
+    axes.set_xlabel(f"offset spikes n − {symbol}·a/θ, {rounding}")
     axes.set_ylabel("share of neurons")
     axes.set_title(layer_title(layer, timestep=timestep))
     return axes

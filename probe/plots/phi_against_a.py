@@ -13,7 +13,7 @@ from probe.recording import Layer
 
 
 def draw_phi(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
-    """Draw the joint histogram of a = k·θ/L and φ(t) = n·θ/t, in units of θ.
+    """Draw the joint histogram of a (k·θ/L, or of a ReLU to the nearest spike) and φ(t) = n·θ/t, in units of θ.
 
     The stairs are n = clip(⌊t·a/θ + v(0)/θ⌋, 0, t), the count that an input equal to a, spread evenly, would give;
     where they leave the identity line is the error that the grid of t allows at best.
@@ -24,16 +24,20 @@ def draw_phi(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
         timestep: t of the grid; T where it is None.
     """
     one = counted([layer], timestep)[0]
-    levels, t, lowest = one.coding.levels, one.timestep, one.coding.lowest_count
-    joint = one.statistics.joint
-    low = min(0, int(np.flatnonzero(joint.any(0))[0]) + lowest)
-    shown = joint[:, low - lowest : t - lowest + 1].T
+    t = one.timestep
+    of_a, phi, number = one.coding.points(one.statistics)
+    columns, count = np.rint(of_a * (steps := one.coding.levels or t)).astype(int), np.rint(phi * t).astype(int)
+    # What is beyond the last offset that is told apart may come out below 0.
+    columns = columns.clip(0)
+    low, high = min(0, int(count.min())), max(t, int(count.max()))
+    shown = np.zeros((high - low + 1, max(steps, int(columns.max())) + 1), np.int64)
+    np.add.at(shown, (count - low, columns), number)
     mesh = axes.pcolormesh(
-        (np.arange(levels + 2) - 0.5) / levels,
-        (np.arange(low, t + 2) - 0.5) / t,
+        (np.arange(shown.shape[1] + 1) - 0.5) / steps,
+        (np.arange(low, high + 2) - 0.5) / t,
         np.ma.masked_equal(shown, 0),
         cmap=MAP,
-        norm=LogNorm(1, max(10, int(joint.max()))),
+        norm=LogNorm(1, max(10, int(shown.max()))),
     )
     axes.figure.colorbar(mesh, ax=axes, label="neurons (samples × neurons)")
     axes.plot([0, 1], [0, 1], "--", color="black", lw=1.0, label="φ = a")

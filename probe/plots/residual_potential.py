@@ -24,7 +24,7 @@ def draw_residual(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes
         layer: with statistics.
         timestep: t of the grid; T where it is None.
     """
-    one = counted([layer], timestep)[0]
+    one = counted([layer], timestep, even=True)[0]
     histogram = one.statistics.residual
     share = histogram / max(1, histogram.sum())
     width = 1 / RESIDUAL_BINS_PER_THRESHOLD

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from probe.attribution import Coding, LayerStatistics, Statistics
+from probe.attribution import AnalogCoding, Coding, LayerStatistics, Statistics, levels_of
 from probe.errors import ProbeError
 from probe.recording import statistics as stored_statistics
 from probe.recording.schema import FIELDS, FORMAT, PRESETS, VERSION, LayerInfo
@@ -94,6 +94,7 @@ class Recording:
         timesteps: T.
         samples: how many samples it holds.
         complete: False where the run was stopped before its last sample.
+        has_ann: an ANN ran beside the SNN.
         record: the preset, one of `stats`, `counts`, `spikes`, `full`.
     """
 
@@ -117,8 +118,11 @@ class Recording:
         if self.record not in PRESETS or self.timesteps < 1 or self.samples < 1:
             raise ValueError("its attributes contradict the format")
         self._expect("samples/label", (self.samples,))
-        self._expect("output/ann", (self.samples, file["output/ann"].shape[1]))
-        self._expect("output/snn", (self.samples, self.timesteps, file["output/ann"].shape[1]))
+        self.has_ann = bool(self.attributes.get("has_ann", True))
+        classes = file["output/snn"].shape[2]
+        self._expect("output/snn", (self.samples, self.timesteps, classes))
+        if self.has_ann:
+            self._expect("output/ann", (self.samples, classes))
         indices = sorted(file["layers"], key=int)
         if not indices:
             raise ValueError("it has no layer")
@@ -202,12 +206,19 @@ class Recording:
 
     @cached_property
     def digests(self) -> tuple[Array, Array]:
-        """64-bit hashes of what the ANN and the SNN were fed, each uint64 (sample,)."""
-        return self._network("samples/digest_ann"), self._network("samples/digest_snn")
+        """64-bit hashes of what the ANN and the SNN were fed, each uint64 (sample,); equal where there was no ANN."""
+        snn = self._network("samples/digest_snn")
+        return (self._network("samples/digest_ann") if self.has_ann else snn), snn
 
     @cached_property
     def ann_logits(self) -> Array:
-        """Logits of the ANN, float32 (sample, class)."""
+        """Logits of the ANN, float32 (sample, class).
+
+        Raises:
+            ProbeError: there was none.
+        """
+        if not self.has_ann:
+            raise ProbeError(f"{self.path} was recorded without an ANN", expected="a recording of an ANN and an SNN")
         return self._network("output/ann")
 
     @cached_property
@@ -260,7 +271,8 @@ class Layer:
             index=index, name=self.name, module=self.module, neuron=self.neuron, levels=self.levels, shape=self.shape,
             threshold=self.threshold, initial_fraction=self.initial_fraction, traits=self.traits,
             layout=str(attributes["layout"]), constant_input=bool(encoding["constant_input"]),
-            encodable=bool(encoding["levels"]),
+            encoding=str(encoding["ann_output"]), paired=bool(attributes["paired"]), height=group["height"][()],
+            keeps_potential=bool(encoding["potential"]), snn_name=str(attributes["snn_name"]),
         )  # fmt: skip
         for name, stored in self.info.arrays(recording.record, recording.timesteps).items():
             recording._expect(f"layers/{index}/{name}", (recording.samples, *stored.shape))
@@ -279,8 +291,13 @@ class Layer:
         """True where the recording holds the array called `name`."""
         return name in self._group
 
-    def coding(self, timestep: int) -> Coding | None:
-        """How whole numbers at t are coded; None for a layer without levels."""
+    @property
+    def paired(self) -> bool:
+        """There is an ANN activation to compare with."""
+        return self.info.paired
+
+    def coding(self, timestep: int) -> Coding | AnalogCoding | None:
+        """How a neuron's numbers at t are counted; None for a layer without an ANN partner."""
         return self.info.coding(timestep, self.recording.timesteps)
 
     # ---------------------------------------------------------------------------------------------- arrays
@@ -289,6 +306,15 @@ class Layer:
         if name not in self._group:
             if name == "silenced":
                 raise ProbeError(f"layer {self.index} has no silenced neurons", expected="a recording of SRP neurons")
+            if name.startswith("ann_") and not self.paired:
+                raise ProbeError(
+                    f"layer {self.index} ({self.name}) has no ANN partner", expected="a layer that has one"
+                )
+            if name == "membrane_potential" and self.recording.record == "full":
+                raise ProbeError(
+                    f"layer {self.index} ({self.name}) keeps no potential",
+                    expected="v(0) + Σx - θ·n, which holds for it",
+                )
             preset = FIELDS[name]
             raise ProbeError(
                 f"{self.recording.path} was recorded with --record {self.recording.record} and has no {name}",
@@ -327,15 +353,14 @@ class Layer:
                 return np.asarray(stored[samples, timesteps])
             if name == "snn_spikes":
                 raw = stored[samples, timesteps]
-                if self.info.signed:
+                if self.info.wide:
                     return np.asarray(raw)
                 return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape)
             raw = stored[samples]
             if name == "silenced":
                 return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape).astype(bool)
-            if name == "ann_output" and stored.attrs.get("encoding") == "levels":
-                assert self.levels is not None
-                return decode_levels(raw, self.threshold, self.levels)
+            if name == "ann_output" and self.info.encodes:
+                return decode_levels(raw, self.info)
             return np.asarray(raw)
 
     @property
@@ -379,16 +404,14 @@ class Layer:
         phi: Array = self.spike_count.astype(np.float32) * self.threshold / np.float32(self.recording.timesteps)
         return phi
 
-    def levels_array(self, samples: Any = ALL) -> Array:
-        """k = a·L/θ, whole numbers (sample, *neuron)."""
+    def ann_values(self, samples: Any = ALL) -> Array:
+        """What the layer's coding takes: k = a·L/θ, whole numbers, for QCFS, and a for ReLU; (sample, *neuron)."""
         stored = self._stored("ann_output")
-        if stored.attrs.get("encoding") == "levels":
+        if self.info.encodes:
             with _reading(self.recording.path, f"ann_output of layer {self.index}"):
                 return np.asarray(stored[samples])
-        from probe.attribution import levels_of
-
-        assert self.levels is not None
-        return levels_of(self.read("ann_output", samples), self.threshold, self.levels)
+        activation = self.read("ann_output", samples)
+        return activation if self.levels is None else levels_of(activation, self.threshold, self.levels)
 
     # ------------------------------------------------------------------------------------------ statistics
 
@@ -418,9 +441,9 @@ class Layer:
         return spikes
 
 
-def decode_levels(k: Array, threshold: Array, levels: int) -> Array:
-    """a = θ·k/L in float32, in the order of operations of the QCFS activation."""
-    activation: Array = (threshold * k.astype(np.float32)) / np.float32(levels)
+def decode_levels(k: Array, info: LayerInfo) -> Array:
+    """a from the levels k in float32, in the order of operations of the layer's activation."""
+    activation: Array = info.decoded(k.astype(np.float32), info.threshold)
     return activation
 
 

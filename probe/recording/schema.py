@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.attribution import Coding
+from probe.attribution import AnalogCoding, Coding
 from probe.spikes import packed_size
 
 FORMAT = "probe-recording"
@@ -18,7 +18,7 @@ PRESETS = ("stats", "counts", "spikes", "full")
 """What a recording keeps, each with everything of the one before."""
 FIELDS = {
     "spike_count": "counts", "ann_output": "counts", "input_sum": "counts", "silenced": "counts",
-    "snn_spikes": "spikes", "ann_input": "full", "snn_input": "full",
+    "snn_spikes": "spikes", "ann_input": "full", "snn_input": "full", "membrane_potential": "full",
 }  # fmt: skip
 """Array of a layer -> the first preset that holds it."""
 SUMS = ("n", "k", "n2", "k2", "nk")
@@ -61,7 +61,12 @@ class LayerInfo:
         traits: the family's traits as plain values (see `probe.families.Traits`).
         layout: `step`, or the order of a merged axis, `TB` or `BT`.
         constant_input: the input is the same at every t, so `snn_input` needs one.
-        encodable: a = θ·k/L reproduces every ANN output bit by bit, so k is kept instead.
+        encoding: how every ANN output follows bit by bit from k, so that k is kept instead: `levels` for (θ·k)/L,
+            `levels-first` for (k/L)·θ; `raw` where neither holds.
+        paired: there is an ANN activation to compare with.
+        height: the output for one spike, float32, broadcastable to (sample, *neuron).
+        keeps_potential: v(t) cannot be rebuilt by the conservation law, so it is kept as the module shows it.
+        snn_name: path of the spiking module in the SNN.
     """
 
     index: int
@@ -75,7 +80,11 @@ class LayerInfo:
     traits: dict[str, Any]
     layout: str = "step"
     constant_input: bool = False
-    encodable: bool = True
+    encoding: str = "levels"
+    paired: bool = True
+    height: npt.NDArray[np.float32] = field(default_factory=lambda: np.ones((), np.float32))
+    keeps_potential: bool = False
+    snn_name: str = ""
 
     @property
     def neurons(self) -> int:
@@ -92,32 +101,58 @@ class LayerInfo:
         """SRP's mask may silence neurons."""
         return bool(self.traits.get("presteps"))
 
-    def coding(self, timestep: int, timesteps: int) -> Coding | None:
-        """How the whole numbers at t are coded; None for a layer without levels."""
-        if self.levels is None:
+    @property
+    def graded(self) -> bool:
+        """Several spikes a timestep."""
+        return bool(self.traits.get("graded"))
+
+    @property
+    def wide(self) -> bool:
+        """A timestep's spikes are more than one bit."""
+        return self.signed or self.graded
+
+    @property
+    def encodes(self) -> bool:
+        """ANN outputs are kept as levels."""
+        return self.levels is not None and self.encoding != "raw"
+
+    def decoded(self, level: Any, threshold: Any) -> Any:
+        """a from the levels k, floats of numpy or torch, in the order of operations of the activation."""
+        return (
+            (level / self.levels) * threshold if self.encoding == "levels-first" else (threshold * level) / self.levels
+        )
+
+    def coding(self, timestep: int, timesteps: int) -> Coding | AnalogCoding | None:
+        """How a neuron's numbers at t are counted; None for a layer without an ANN partner."""
+        if not self.paired:
             return None
         unguarded = self.signed and not self.traits.get("guarded", True)
+        if self.levels is None:
+            return AnalogCoding(timestep, timesteps, self.initial_fraction, unguarded, self.silencing, self.graded)
         return Coding(self.levels, timestep, timesteps, self.initial_fraction, unguarded, self.silencing)
 
     def arrays(self, preset: str, timesteps: int) -> dict[str, Stored]:
         """The per-sample datasets of a preset."""
         count_type: Any = np.int16 if self.signed or timesteps > 255 else np.uint8
-        if timesteps > 32_767:
+        if timesteps > 32_767 or self.graded:
             count_type = np.int32
         bits = (packed_size(self.neurons),)
-        spikes = Stored((timesteps, *self.shape), np.int8) if self.signed else Stored((timesteps, *bits), np.uint8)
+        spikes = Stored((timesteps, *self.shape), np.int8) if self.wide else Stored((timesteps, *bits), np.uint8)
         steps = 1 if self.constant_input else timesteps
         every = {
             "spike_count": Stored(self.shape, count_type),
-            "ann_output": Stored(self.shape, np.uint8 if self.encodable and self.levels else np.float32),
+            "ann_output": Stored(self.shape, np.uint8 if self.encodes else np.float32),
             "input_sum": Stored(self.shape, np.float32),
             "silenced": Stored(bits, np.uint8),
             "snn_spikes": spikes,
             "ann_input": Stored(self.shape, np.float32),
             "snn_input": Stored((steps, *self.shape), np.float32),
+            "membrane_potential": Stored((timesteps, *self.shape), np.float32),
         }
-        if not self.silencing:
-            del every["silenced"]
+        absent = {"silenced"} if not self.silencing else set()
+        absent |= set() if self.keeps_potential else {"membrane_potential"}
+        absent |= set() if self.paired else {"ann_output", "ann_input"}
+        every = {name: stored for name, stored in every.items() if name not in absent}
         return {name: stored for name, stored in every.items() if holds(preset, name)}
 
 
@@ -169,6 +204,7 @@ class RunInfo:
     created_by: str = ""
     created_utc: str = ""
     per_sample: tuple[int, ...] = field(default=())
+    has_ann: bool = True
 
     def attributes(self) -> dict[str, Any]:
         """As HDF5 attributes."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 import h5py
 import numpy as np
 
-from probe.attribution import RESIDUAL_EDGES, Coding, LayerStatistics, Statistics, offset_spikes, sums_of
+from probe.attribution import RESIDUAL_EDGES, AnalogCoding, Coding, LayerStatistics, Statistics
+from probe.attribution.analog import OFFSETS
 from probe.recording.schema import SUMS
 
 CHECKED = {"fletcher32": True, "compression": "gzip", "compression_opts": 1}
 
 
 def write(
-    group: h5py.Group, gathered: LayerStatistics, codings: dict[int, Coding], per_sample: tuple[int, ...]
+    group: h5py.Group,
+    gathered: LayerStatistics,
+    codings: Mapping[int, Coding | AnalogCoding],
+    per_sample: tuple[int, ...],
 ) -> None:
     """Fill a layer's empty `statistics` group."""
     grid = tuple(gathered.statistics)
@@ -24,17 +29,17 @@ def write(
             values = np.stack([getattr(statistics, name) for statistics in gathered.statistics.values()])
             group.create_dataset(name, data=values, **CHECKED)
         coding = codings[grid[0]]
-        lowest = coding.lowest_count
-        sums = np.stack([sums_of(statistics.joint, lowest) for statistics in gathered.statistics.values()])
-        group.create_dataset("sums", data=sums, **CHECKED).attrs["columns"] = SUMS
-        span = coding.timesteps - lowest
+        group["sums"].attrs["columns"] = SUMS
+        found = {t: codings[t].offsets(gathered.statistics[t]) for t in grid}
+        span = max(OFFSETS, coding.timesteps - coding.lowest_count)
         offsets = np.zeros((len(grid), 2 * span + 1), np.int64)
         for row, t in zip(offsets, grid, strict=True):
-            for key, number in offset_spikes(gathered.statistics[t].joint, coding.levels, t, lowest).items():
+            for key, number in found[t].items():
                 row[key + span] = number
         group.create_dataset("offset_spikes", data=offsets, **CHECKED).attrs["first_key"] = -span
         group["residual"].attrs["edges"] = RESIDUAL_EDGES
-        group["joint"].attrs["first_count"] = lowest
+        group["joint"].attrs["first_count"] = coding.lowest_count
+        group.attrs["sums_are"] = "whole numbers" if coding.levels else "limbs"
     group.create_dataset("spikes_at", data=gathered.spikes_at)
     group.create_dataset("spikes_per_neuron", data=gathered.spikes_per_neuron, chunks=True, **CHECKED)
     group.create_dataset("per_sample_timestep", data=np.array(per_sample if grid else (), np.int64))

@@ -32,7 +32,7 @@ LEDGER = "ledger.jsonl"
 LOCK = "lock"
 LONGEST_NAME = 200
 """Bytes; most file systems allow 255, and the names of parts are longer."""
-STEPWISE = ("snn_input", "snn_spikes")
+STEPWISE = ("snn_input", "snn_spikes", "membrane_potential")
 
 
 def parts_folder(path: Path) -> Path:
@@ -244,15 +244,16 @@ class Writer:
             "output/ann": Stored((self.info.classes,), np.float32),
             "output/snn": Stored((t, self.info.classes), np.float32),
         }.items():
-            self._create(file, name, of_run, batch)
+            if self.info.has_ann or name not in ("samples/digest_ann", "output/ann"):
+                self._create(file, name, of_run, batch)
         file.create_group("facts")
         for layer in self.layers.values():
             group = file.create_group(f"layers/{layer.index}")
             self._describe(group, layer)
             for name, of_layer in layer.arrays(self.info.record, t).items():
                 dataset = self._create(group, name, of_layer, batch)
-                if name == "ann_output" and dataset.dtype == np.uint8:
-                    dataset.attrs["encoding"] = "levels"
+                if name == "ann_output":
+                    dataset.attrs["encoding"] = layer.encoding if layer.encodes else "raw"
             group.create_group("statistics")
 
     def _create(self, parent: h5py.Group, name: str, stored: Stored, batch: int) -> h5py.Dataset:
@@ -277,7 +278,11 @@ class Writer:
         group.attrs["reset"] = layer.traits.get("reset", "subtract")
         group.attrs["shape"], group.attrs["layout"] = np.array(layer.shape, np.int64), layer.layout
         group.attrs["traits"] = json.dumps(layer.traits)
-        group.attrs["encoding"] = json.dumps({"constant_input": layer.constant_input, "levels": layer.encodable})
+        group.attrs["encoding"] = json.dumps(
+            {"constant_input": layer.constant_input, "ann_output": layer.encoding, "potential": layer.keeps_potential}
+        )
+        group.attrs["paired"], group.attrs["snn_name"] = layer.paired, layer.snn_name or layer.name
+        group.create_dataset("height", data=np.asarray(layer.height, np.float32))
         group.attrs["initial_fraction"] = layer.initial_fraction
         threshold = np.asarray(layer.threshold, np.float32)
         group.create_dataset("threshold", data=threshold)
@@ -395,7 +400,7 @@ class Writer:
             for name in names:
                 if "/statistics/" in name or name.startswith("facts/"):
                     continue
-                if name.endswith(("/threshold", "/initial_potential")):
+                if name.endswith(("/threshold", "/initial_potential", "/height")):
                     first.copy(name, index, name)
                     continue
                 self._link(index, name, [source[name] for source in sources])

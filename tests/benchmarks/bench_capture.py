@@ -306,7 +306,7 @@ def write_large(path: Path) -> None:
 
     from probe.recording.schema import Batch, LayerInfo, RunInfo, per_sample_grid, time_grid
     from probe.recording.writer import Writer
-    from probe.tally import LayerTally, Plan
+    from probe.tally import LevelTally, Plan
 
     theta = np.asarray(1.5, np.float32)
     layer = LayerInfo(0, "act", "IF", "if", 8, (64, 32, 32), theta, 0.5, {"reset": "subtract"})
@@ -315,7 +315,7 @@ def write_large(path: Path) -> None:
         timesteps=T, record="stats", family="own", method="if", model="random", data="random", split="test", seed=0,
         classes=10, batch_size=50, grid=grid, per_sample=per_sample_grid(T), run_id="bench", created_by="bench",
     )  # fmt: skip
-    tally = LayerTally(Plan({t: layer.coding(t, T) for t in grid}, info.per_sample, T, theta))
+    tally = LevelTally(Plan({t: layer.coding(t, T) for t in grid}, info.per_sample, T, theta))
     writer = Writer(path, info, [layer])
     generator = torch.Generator().manual_seed(0)
     for first in range(0, 200, 50):

@@ -1,4 +1,4 @@
-"""A layer's statistics, gathered timestep by timestep while the SNN runs.
+"""The tally of a layer whose ANN is QCFS: one histogram of whole numbers at each t.
 
 What this costs is memory traffic, passes over each neuron and one histogram entry a neuron and timestep. So only
 two numbers a neuron live from one timestep to the next: Σx, and one float32 that holds n and the level k together as
@@ -7,41 +7,19 @@ a whole number. All else is made in pieces that stay in the processor's cache, i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from probe.attribution import DENSE, NO_ERROR, Coding, Ints, LayerStatistics, Statistics, count
+from probe.tally.plan import PIECE, Plan, first_inputs
 
-PIECE = 131_072
-"""Neurons a piece: small enough for the cache, large enough that the cost of a call does not count."""
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
-HUGE = 3e38
-"""Added to an input that is to lose a comparison; with 0 instead of 1 times this, an input stays as it is."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a layer's tally is to gather.
-
-    Attributes:
-        codings: grid t -> its coding.
-        per_sample: the t of the grid at which sums per sample are kept too.
-        timesteps: T.
-        threshold: θ, float32, broadcastable to (sample, *neuron).
-    """
-
-    codings: dict[int, Coding]
-    per_sample: tuple[int, ...]
-    timesteps: int
-    threshold: npt.NDArray[np.float32]
-
-
-class LayerTally:
+class LevelTally:
     """Gathers one layer over batches: `begin` with the ANN's levels, `step` at each t, `end`; `take` what was gathered.
 
     Attributes:
@@ -54,8 +32,9 @@ class LayerTally:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._coding = next(iter(plan.codings.values()))
-        largest = max(coding.size for coding in plan.codings.values())
+        self._codings = {t: coding for t, coding in plan.codings.items() if isinstance(coding, Coding)}
+        self._coding = next(iter(self._codings.values()))
+        largest = max(coding.size for coding in self._codings.values())
         self._dense = largest <= DENSE
         self._weight = self._coding.classes * (self._coding.span if self._dense else 1)
         self._like: tuple[torch.Size, torch.device] | None = None
@@ -64,7 +43,7 @@ class LayerTally:
     def _forget(self) -> None:
         self._bins: dict[int, Tensor] = {}
         self._found: dict[int, list[tuple[Ints, Ints]]] = {}
-        self._largest: dict[int, Ints] = dict.fromkeys(self.plan.codings, NO_ERROR)
+        self._largest: dict[int, Ints] = dict.fromkeys(self._codings, NO_ERROR)
         self._spikes_at: Tensor | None = None
         self._per_neuron: Tensor | None = None
         self._samples: list[Tensor] = []
@@ -100,10 +79,9 @@ class LayerTally:
             return torch.from_numpy(np.ascontiguousarray(spread)).to(device)
 
         self._like = (shape, device)
-        threshold = self.plan.threshold
-        self._scale = row(self._coding.scale(threshold))
-        self._inverse = row(np.float32(1) / threshold)
-        self._alpha = row(np.float32(self._weight) / threshold)
+        self._scale = row(self._coding.scale(self.plan.threshold))
+        self._inverse = row(np.float32(1) / self.plan.spike_height)
+        self._alpha = row(np.float32(self._weight) / self.plan.spike_height)
         # (base + ½)/weight, whose floor is n; the ½ keeps it from rounding down to the n below.
         self._half = torch.tensor(0.5 / self._weight, device=device)
         self._buffers = torch.empty(2, 0, device=device)
@@ -131,14 +109,14 @@ class LayerTally:
 
         Args:
             x: the layer's input x(t), shape (sample, *neuron).
-            output: its output θ·s(t), same shape.
+            output: its output, s(t) times the height of a spike, same shape.
         """
         if t == 1:
             # A silenced neuron could not fire: it counts as one that takes no part.
             barred = output if self._silenced is None else output.masked_fill(self._silenced, 1)
-            self._note_first_input(x, output, barred)
+            self._first_input = first_inputs(self._first_input, x, output, barred)
         x, output = x.reshape(self._base.shape), output.reshape(self._base.shape)
-        coding = self.plan.codings.get(t)
+        coding = self._codings.get(t)
         slot = self.plan.per_sample.index(t) if t in self.plan.per_sample else None
         for piece in self._pieces:
             total, base, spike = self.input_sum[piece], self._base[piece], output[piece]
@@ -152,7 +130,7 @@ class LayerTally:
                 base.addcmul_(spike, self._alpha[piece[1]])
             else:
                 base.add_(spike, alpha=self._alpha.item())
-            # θ·(weight/θ) is not exactly the weight; rounded at once, the sum is whole again.
+            # height·(weight/height) is not exactly the weight; rounded at once, the sum is whole again.
             base.round_()
             if coding is None:
                 self._step_sums[t - 1] += torch.mul(spike, self._of(self._inverse, piece), out=buffer).round_().sum()
@@ -175,21 +153,6 @@ class LayerTally:
         k = self._summable(self._levels[piece])
         self._sums[piece[0], :, 1] += k.sum(1, keepdim=True)
         self._sums[piece[0], :, 3] += self._dot(k, k)[:, None]
-
-    def _note_first_input(self, x: Tensor, output: Tensor, barred: Tensor) -> None:
-        """Per channel, the smallest input that fired at once and the largest that did not."""
-        rows = max(1, PIECE // x[0].numel()) if x.device.type == "cpu" else len(x)
-        across = [axis for axis in range(x.ndim) if axis != 1]
-        before = self._first_input.to(x.device)
-        for start in range(0, len(x), rows):
-            some, spikes, out = (every[start : start + rows] for every in (x, output, barred))
-            # Many times as fast as torch.where: an input that does not take part is moved far away.
-            smallest = torch.le(spikes, 0, out=torch.empty_like(some)).mul_(HUGE).add_(some).amin(across)
-            largest = torch.gt(out, 0, out=torch.empty_like(some)).mul_(-HUGE).add_(some).amax(across)
-            here = torch.stack([smallest, largest])
-            here = here.where(here.abs() < HUGE / 2, torch.nan)
-            before = torch.stack([torch.fmin(before[0], here[0]), torch.fmax(before[1], here[1])])
-        self._first_input = before
 
     @staticmethod
     def _of(row: Tensor, piece: tuple[slice, slice]) -> Tensor:
@@ -297,7 +260,7 @@ class LayerTally:
         assert self._like is not None, "take() before the first batch"
         assert self._per_neuron is not None, "take() before the first batch has ended"
         statistics = {}
-        for t, coding in self.plan.codings.items():
+        for t, coding in self._codings.items():
             if t in self._bins:
                 bins = self._bins[t].cpu().numpy()
                 codes = np.flatnonzero(bins)

@@ -1,16 +1,9 @@
-"""Where a conversion error comes from, in whole numbers: classify every neuron -> count -> summarise.
-
-Symbols, as everywhere: θ threshold, L levels, t timestep (T the last), n net spike count up to t, Σx the summed input,
-u = Σx/θ, v(0) the initial potential. A QCFS ANN gives a = k·θ/L; the SNN gives φ(t) = θ·n/t. All of a neuron's
-error follows from k, n and Σx, so a layer at one t is one histogram of (k, n, ⌊R·u⌋) with a resolution R on whose
-grid all edges lie: every sum below is a whole number, and parts, batches and machines add up without rounding.
-"""
+"""A layer whose ANN is QCFS: every neuron is a code of whole numbers, and all sums of codes are exact."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,33 +11,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-
-SIGNS = ("zero", "positive")
-COMPARISONS = ("equal", "over", "under")
-CASES = tuple(f"{sign}_{comparison}" for sign in SIGNS for comparison in COMPARISONS)
-"""Sign of a × comparison of φ with a; `zero_over`, `positive_over`, `positive_under` are SRP's case 1, 2, 3."""
-RESIDUALS = ("below", "inside", "above")
-"""v(t) < 0, in [0, θ), >= θ."""
-PIECES = ("unevenness", "silencing", "initial_potential", "grid", "clipping", "inherited")
-TERMS = ("total", *PIECES)
-
-RESIDUAL_BINS_PER_THRESHOLD = 8
-RESIDUAL_LIMIT = 4
-"""The residual potential is counted in bins of θ/8 from -4θ to 4θ, and one bin below and above."""
-RESIDUAL_EDGES: npt.NDArray[np.float64] = np.linspace(
-    -RESIDUAL_LIMIT, RESIDUAL_LIMIT, 2 * RESIDUAL_LIMIT * RESIDUAL_BINS_PER_THRESHOLD + 1
+from probe.attribution.common import (
+    COMPARISONS,
+    LEVEL_TOLERANCE,
+    NO_ERROR,
+    RESIDUAL_BINS_PER_THRESHOLD,
+    RESIDUAL_LIMIT,
+    RESIDUALS,
+    SIGNS,
+    TOO_LARGE,
+    Floats,
+    Ints,
+    Statistics,
+    comparison,
 )
-"""In units of θ; bin 0 of a residual histogram lies below the first edge, the last bin at or above the last."""
 
 DENSE = 1 << 20
 """The most codes for which a histogram has a place for each."""
-LEVEL_TOLERANCE = 1e-3
-"""How far a·L/θ may be from a whole number before a layer is refused as no QCFS layer with that θ and L."""
-TIE = 1e-4
-"""A neuron this close to a grid edge, in units of θ, may be flipped by float rounding."""
-TOO_LARGE = "the sums of squared errors no longer fit in 64 bits; use fewer samples a recording"
 
 
 class NotWhole(ValueError):
@@ -53,9 +36,6 @@ class NotWhole(ValueError):
     def __init__(self, worst: float) -> None:
         self.worst = worst
         super().__init__(f"a·L/θ is up to {worst:.3g} away from a whole number")
-
-
-# ---------------------------------------------------------------------------------------------------- classify
 
 
 @dataclass(frozen=True)
@@ -83,10 +63,8 @@ class Coding:
 
     @cached_property
     def _initial(self) -> Fraction:
-        initial = Fraction(self.initial_potential).limit_denominator(1000)
-        if abs(float(initial) - self.initial_potential) > 1e-6:
-            raise ValueError(f"initial potential {self.initial_potential} θ is no fraction with a denominator <= 1000")
-        return initial
+        # Where this is not v(0) itself, `why_not_even` says so and what rests on it is not shown.
+        return Fraction(self.initial_potential).limit_denominator(1000)
 
     @cached_property
     def resolution(self) -> int:
@@ -158,6 +136,39 @@ class Coding:
         codes: Ints = ((count.astype(np.int64) - self.lowest_count) * self.classes + of_class) * self.span + fine
         return codes
 
+    def statistics(
+        self,
+        level: npt.NDArray[Any],
+        count: npt.NDArray[Any],
+        input_sum: Floats,
+        threshold: Floats,
+        silenced: npt.NDArray[np.bool_] | None = None,
+        first_sample: int = 0,
+    ) -> Statistics:
+        """The statistics of some samples; arrays as for `encode`, shape (sample, *neuron)."""
+        return statistics_of(self.encode(level, count, input_sum, threshold, silenced), self, first_sample)
+
+    def offsets(self, statistics: Statistics) -> dict[int, int]:
+        """How many neurons have each offset, see `offset_spikes`."""
+        return offset_spikes(statistics.joint, self.levels, self.timestep, self.lowest_count)
+
+    def moment(self, statistics: Statistics, term: int) -> float:
+        """Σ of a term of `TERMS` over all neurons, in units of θ."""
+        return int(statistics.moments[term]) / (self.levels * self.timestep)
+
+    def product(self, statistics: Statistics, one: int, other: int) -> float:
+        """Σ of the product of two terms, in units of θ²."""
+        return int(statistics.products[one, other]) / (self.levels * self.timestep) ** 2
+
+    def error(self, value: int) -> float:
+        """The first number of `largest`, in units of θ."""
+        return value / (self.levels * self.timestep)
+
+    def points(self, statistics: Statistics) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Ints]:
+        """a and φ in units of θ, and how many neurons have each pair."""
+        k, n = np.nonzero(statistics.joint)
+        return k / self.levels, (n + self.lowest_count) / self.timestep, statistics.joint[k, n]
+
     def decode(self, codes: Ints, counts: Ints) -> Rows:
         """The whole numbers behind some codes, and how many neurons have each."""
         base, fine = np.divmod(codes, self.span)
@@ -199,27 +210,6 @@ def levels_of(activation: Floats, threshold: Floats, levels: int) -> Ints:
     return whole
 
 
-def near_tie(
-    input_sum: Floats, threshold: Floats, initial_potential: float, timesteps: int = 1
-) -> npt.NDArray[np.bool_]:
-    """True where (Σx + v(0))/θ lies within 1e-4 of a whole number: rounding may flip a spike there.
-
-    A float32 sum of T inputs of one sign is off by up to T·2⁻²⁴·Σx, which passes 1e-4 from about T = 40 on, and the
-    neuron's own potential by up to T·2⁻²⁴ of a few θ: then that is the distance.
-
-    Args:
-        input_sum: Σx, any shape.
-        threshold: θ, broadcastable to it.
-        initial_potential: v(0) in units of θ.
-        timesteps: how many inputs were summed.
-    """
-    u = input_sum.astype(np.float64) / threshold
-    rounding = timesteps * 2.0**-24 * (np.abs(u) + 2)
-    distance = np.abs(u + initial_potential - np.rint(u + initial_potential))
-    near: npt.NDArray[np.bool_] = distance <= np.maximum(TIE, rounding)
-    return near
-
-
 class Rows(NamedTuple):
     """Neurons that agree in everything, as rows of whole numbers; `counts` says how many each row stands for."""
 
@@ -256,111 +246,6 @@ class Rows(NamedTuple):
         )
 
 
-def why_not_even(traits: Mapping[str, Any]) -> str | None:
-    """The reason why n_even, local cases, residual key and attribution cannot be claimed; None where they can.
-
-    Args:
-        traits: of the family's neurons, see `probe.families.Traits`.
-    """
-    if traits.get("reset", "subtract") != "subtract":
-        return f"reset to {traits['reset']}: the conservation law needs a reset by subtraction"
-    if traits.get("fires_at", ">=") != ">=":
-        return "the neuron fires strictly above its threshold"
-    if traits.get("graded"):
-        return "the neuron may fire more than one spike a timestep"
-    return None
-
-
-# ------------------------------------------------------------------------------------------------------- count
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Everything additive that is known of one layer at one t; `+` joins batches, parts and machines exactly.
-
-    Attributes:
-        cases: int64 (sign, comparison, residual): a = 0 or > 0; φ equal, over, under a; v(t) below, inside, above
-            and, last, silenced by SRP's mask, where the law says nothing.
-        local_cases: int64 (sign, comparison): the same against n_even instead of a.
-        joint: int64 (k, n - lowest_count): how many neurons have each (k, n).
-        moments: int64 (term,): sums of the total and the six pieces, in units of θ/(L·t).
-        products: int64 (term, term): sums of their products, in units of (θ/(L·t))².
-        residual: int64 (bin,): residual potential, see `RESIDUAL_EDGES`; without silenced neurons.
-        largest: int64 (3,): the largest error by magnitude, in units of θ/(L·t), its sample and its neuron (flat
-            index); sample and neuron are -1 where no neuron errs.
-    """
-
-    cases: Ints
-    local_cases: Ints
-    joint: Ints
-    moments: Ints
-    products: Ints
-    residual: Ints
-    largest: Ints
-
-    def __add__(self, other: Statistics) -> Statistics:
-        # The diagonal bounds all else: products by Cauchy and Schwarz, sums because whole numbers are.
-        squares = zip(self.products.diagonal(), other.products.diagonal(), strict=True)
-        if max(int(one) + int(two) for one, two in squares) >= 2**63:
-            raise OverflowError(TOO_LARGE)
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "largest"}
-        return Statistics(**sums, largest=larger_error(self.largest, other.largest))
-
-    def same(self, other: Statistics) -> bool:
-        """True where every number is equal."""
-        return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-
-
-NO_ERROR: Ints = np.array([0, -1, -1], np.int64)
-"""The `largest` of neurons of which none errs."""
-
-
-def larger_error(first: Ints, second: Ints) -> Ints:
-    """The larger of two `largest` rows; of equal ones that with the lower sample, then the lower neuron."""
-    if first[1] < 0 or second[1] < 0:
-        return second if first[1] < 0 else first
-    return min(first, second, key=lambda row: (-abs(int(row[0])), int(row[1]), int(row[2])))
-
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """One layer's statistics over some samples; `+` joins it with those of the samples that follow.
-
-    Attributes:
-        statistics: grid t -> its statistics; empty for a layer whose family cannot promise what they rest on.
-        spikes_at: int64 (timestep,): Σ s(t) over samples and neurons, for every t.
-        spikes_per_neuron: int64 (*neuron): n at T, summed over samples.
-        per_sample: int64 (sample, grid t, 5): Σn, Σk, Σn², Σk², Σnk over the neurons of each sample.
-        first_input: float32 (2, channel): the smallest x(1) that fired and the largest that did not; NaN for none.
-    """
-
-    statistics: dict[int, Statistics]
-    spikes_at: Ints
-    spikes_per_neuron: Ints
-    per_sample: Ints
-    first_input: Floats
-
-    def __add__(self, other: LayerStatistics) -> LayerStatistics:
-        return LayerStatistics(
-            {t: statistics + other.statistics[t] for t, statistics in self.statistics.items()},
-            self.spikes_at + other.spikes_at,
-            self.spikes_per_neuron + other.spikes_per_neuron,
-            np.concatenate([self.per_sample, other.per_sample]),
-            np.stack(
-                [
-                    np.fmin(self.first_input[0], other.first_input[0]),
-                    np.fmax(self.first_input[1], other.first_input[1]),
-                ]
-            ),
-        )
-
-
-def comparison(left: Ints, right: Ints) -> Ints:
-    """0 where left = right, 1 where it is over, 2 where it is under: an index into `COMPARISONS`."""
-    result: Ints = np.where(left == right, 0, np.where(left > right, 1, 2))
-    return result
-
-
 def count(rows: Rows, largest: Ints = NO_ERROR) -> Statistics:
     """The statistics of some rows; the place of their largest error is known only to the caller.
 
@@ -384,7 +269,16 @@ def count(rows: Rows, largest: Ints = NO_ERROR) -> Statistics:
     np.add.at(local, ((rows.n_even > 0).astype(int), comparison(rows.n, rows.n_even)), counts)
     np.add.at(joint, (rows.k, rows.n - coding.lowest_count), counts)
     np.add.at(residual, bins[spoken], counts[spoken])
-    return Statistics(cases, local, joint, pieces @ counts, (pieces * counts) @ pieces.T, residual, largest)
+    return Statistics(
+        cases,
+        local,
+        joint,
+        pieces @ counts,
+        (pieces * counts) @ pieces.T,
+        residual,
+        sums_of(joint, coding.lowest_count),
+        largest,
+    )
 
 
 def histogram(codes: Ints, coding: Coding) -> tuple[Ints, Ints]:
@@ -417,9 +311,6 @@ def statistics_of(codes: Ints, coding: Coding, first_sample: int = 0) -> Statist
     return count(rows, np.array([value, first_sample + sample, neuron], np.int64))
 
 
-# --------------------------------------------------------------------------------------------------- summarise
-
-
 def sums_of(joint: Ints, lowest_count: int) -> Ints:
     """Σn, Σk, Σn², Σk², Σnk of a joint histogram (k, n - lowest_count)."""
     k, n = np.arange(joint.shape[0])[:, None], np.arange(joint.shape[1])[None] + lowest_count
@@ -439,42 +330,3 @@ def offset_spikes(joint: Ints, levels: int, timestep: int, lowest_count: int = 0
     scaled = (n + lowest_count) * levels - k * timestep
     keys = np.sign(scaled) * -(-np.abs(scaled) // levels)
     return {int(key): int(joint[k, n][keys == key].sum()) for key in np.unique(keys)}
-
-
-def summarise(statistics: Statistics, coding: Coding) -> dict[str, Any]:
-    """The numbers a reader wants of one layer at one t; means are in units of θ, shares are signed and add up to 1.
-
-    Returns:
-        `count`, `cases`, `local_cases`, `attribution`, `offset_spikes`, `residual` and `largest_error`, as in the
-        JSON of `probe unevenness`; a share is None where the total is 0.
-    """
-    samples = int(statistics.cases.sum())
-    unit = coding.levels * coding.timestep
-    attribution: dict[str, dict[str, float | None]] = {}
-    for i, term in enumerate(TERMS):
-        entry: dict[str, float | None] = {
-            "mean": int(statistics.moments[i]) / unit / samples,
-            "mean_square": int(statistics.products[i, i]) / unit**2 / samples,
-        }
-        if term != "total":
-            square = int(statistics.products[0, 0])
-            entry["share"] = int(statistics.products[i, 0]) / square if square else None
-        attribution[term] = entry
-    value, sample, neuron = (int(number) for number in statistics.largest)
-    residual = dict(zip((*RESIDUALS, "silenced"), map(int, statistics.cases.sum((0, 1))), strict=True))
-    if not coding.silencing:
-        del residual["silenced"]
-    return {
-        "count": samples,
-        "cases": dict(zip(CASES, map(int, statistics.cases.sum(2).ravel()), strict=True)),
-        "local_cases": dict(zip(CASES, map(int, statistics.local_cases.ravel()), strict=True)),
-        "attribution": attribution,
-        "offset_spikes": {
-            str(key): number
-            for key, number in offset_spikes(
-                statistics.joint, coding.levels, coding.timestep, coding.lowest_count
-            ).items()
-        },
-        "residual": residual,
-        "largest_error": None if sample < 0 else {"error": value / unit, "sample": sample, "neuron": neuron},
-    }

@@ -1,0 +1,123 @@
+"""probe's own conversion: the SNN is a copy of the ANN with IF neurons in place of its activations.
+
+QCFS activations bring their θ and L; ReLU has neither, so its θ comes from calibration (`probe.calibration`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from probe.errors import ProbeError
+from probe.families import LayerPair, Subject, Traits, logits_of
+from probe.families.activations import activations_of, is_merged
+from probe.neurons import IF, NeuronSpec, replace_modules
+
+Thresholds = Mapping[str, npt.NDArray[np.float32]]
+
+
+def adapt(
+    network: nn.Module,
+    neuron: str,
+    spec: NeuronSpec,
+    *,
+    levels: int | None = None,
+    thresholds: Thresholds | None = None,
+) -> Subject:
+    """Pair each activation of `network` with a neuron of the kind `spec`; the network itself is not changed.
+
+    Args:
+        network: the ANN.
+        neuron: the name of that kind.
+        spec: the kind of neuron.
+        levels: another L for every QCFS activation, to see what the grid costs; None keeps the trained one.
+        thresholds: θ of each ReLU by its path, broadcastable to (sample, *neuron).
+
+    Raises:
+        ProbeError: a threshold is not positive, or the network cannot be copied.
+    """
+    ann = network
+    if levels is not None:
+        ann = _copied(network)
+        for activation in activations_of(ann).values():
+            _set_levels(activation.module, levels)
+    activations = activations_of(ann)
+    negative = spec.negative
+    traits = Traits(signed=negative is not None, guarded=negative is None or negative.guarded, presteps=spec.presteps)
+    neurons: dict[str, nn.Module] = {}
+    layers = []
+    for name, activation in activations.items():
+        threshold = activation.threshold if activation.threshold is not None else (thresholds or {})[name]
+        layer = LayerPair(
+            name=name, ann=activation.module, snn=activation.module, neuron=neuron, levels=activation.levels,
+            threshold=threshold, initial_fraction=spec.initial_potential, traits=traits,
+        )  # fmt: skip
+        made = IF(_tensor(layer.theta), spec).train(activation.module.training)
+        neurons[name] = made
+        layers.append((layer, made))
+    snn = _copied(ann)
+    replace_modules(snn, neurons)
+
+    def reset() -> None:
+        for module in neurons.values():
+            module.reset()  # type: ignore[operator]
+
+    merged = [activation.module for activation in activations.values() if is_merged(activation.module)]
+    return Subject(
+        ann=ann, snn=snn, reset=reset, family="own" if any(found.levels for found in activations.values()) else "relu",
+        layers=[_joined(layer, made) for layer, made in layers],
+        forward_ann=partial(_analog, ann, merged) if merged else None,
+        restore=partial(_set_t, ann, int(getattr(ann, "T", 0))) if merged else _nothing,
+        forward_snn=None,
+    )  # fmt: skip
+
+
+def _nothing() -> None:
+    """A network without modes is always as it was found."""
+
+
+def _joined(layer: LayerPair, made: IF) -> LayerPair:
+    return LayerPair(
+        **{**vars(layer), "snn": made, "potential": partial(getattr, made, "potential"),
+           "silenced": partial(getattr, made, "silenced")}
+    )  # fmt: skip
+
+
+def _tensor(theta: npt.NDArray[np.float32]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(theta.copy())
+
+
+def _set_levels(module: nn.Module, levels: int) -> None:
+    """L of an activation, which each code calls by another name."""
+    for name in ("levels", "L", "t"):
+        if hasattr(module, name):
+            setattr(module, name, levels)
+            return
+
+
+def _set_t(network: nn.Module, timesteps: int) -> None:
+    network.set_T(timesteps)  # type: ignore[operator]
+
+
+def _analog(network: nn.Module, _merged: list[nn.Module], x: Tensor) -> Tensor:
+    """The ANN of a network with a mode switch."""
+    _set_t(network, 0)
+    return logits_of(network(x))
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:
+        raise ProbeError(
+            f"the network cannot be copied ({str(error).splitlines()[0]})",
+            expected="a network that keeps no tensor with a graph between calls",
+            next_step="do not store outputs on the module, or detach them",
+        ) from None

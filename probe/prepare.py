@@ -1,0 +1,281 @@
+"""From what the user names, a model and data, to networks that are paired, surveyed and ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probe.analysis import describe_threshold
+from probe.attribution import why_not_even
+from probe.commuting import plain
+from probe.data import DataSet, Indices, choose_samples, open_data
+from probe.errors import ProbeError
+from probe.families import Subject
+from probe.model_names import Opened, open_model
+from probe.models import DEFAULT_T, Options, adapt, networks_of
+from probe.run import Survey, survey
+
+LARGEST_T = 10_000
+CALIBRATION_BATCH = 50
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, data, and how the one is to be run on the other; as the options of `probe capture` and `probe layers`.
+
+    Attributes:
+        model: `zoo:NAME`, `torchvision:NAME`, `file.py:callable`, `package.module:callable`; or the module, the pair
+            (ann, snn) or the `Subject` itself.
+        model_args: what a callable is called with.
+        checkpoint, trust_checkpoint: weights, and whether unpickling them is allowed.
+        data: a name for `open_data`, or a `DataSet`; None for the model's own, where it is bundled.
+        split, data_root, download, normalize, image_size: as for `open_data`.
+        samples: how many, balanced over classes by `seed`; None for all, in order.
+        timesteps: T; None for what the network is made for, else 8.
+        neuron, srp_steps, levels, pairs, calibrate, calibrate_per, average_pool: as `Options` of `probe.models`.
+        calibration_samples: how many, of the split `train` where there is one.
+        device: `cpu`, `cuda`, `mps` or `auto`; None for the network's own.
+    """
+
+    model: Any = "zoo:digits"
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str | Path | None = None
+    trust_checkpoint: bool = False
+    data: str | DataSet | None = None
+    split: str = "test"
+    data_root: str | Path | None = None
+    download: bool = False
+    normalize: str | None = None
+    image_size: int | None = None
+    samples: int | None = 200
+    seed: int = 0
+    timesteps: int | None = None
+    neuron: str | None = None
+    srp_steps: int = 4
+    levels: int | None = None
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    calibrate: str = "99.9%"
+    calibrate_per: str = "layer"
+    calibration_samples: int = 200
+    average_pool: bool = False
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("timesteps", "samples", "seed", "calibration_samples", "srp_steps", "levels"):
+            number = getattr(self, what)
+            if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+                raise ProbeError(f"{what} = {number!r}", expected="a whole number")
+        if not 0 <= self.seed < 1 << 63:
+            raise ProbeError(f"seed {self.seed}", expected="0 to 2**63 - 1", next_step="pass --seed N")
+        if self.timesteps is not None and not 1 <= self.timesteps <= LARGEST_T:
+            raise ProbeError(f"{self.timesteps} timesteps", expected=f"1 to {LARGEST_T}", next_step="pass -T N")
+        if self.samples is not None and self.samples < 1:
+            raise ProbeError(
+                f"{self.samples} samples", expected="at least 1", next_step="pass --samples N or --samples all"
+            )
+        if self.calibration_samples < 1:
+            raise ProbeError(f"{self.calibration_samples} calibration samples", expected="at least 1")
+
+    @property
+    def options(self) -> Options:
+        """How the model is made a subject."""
+        return Options(
+            neuron=self.neuron, presteps=self.srp_steps, levels=self.levels, timesteps=self.timesteps, pairs=self.pairs,
+            calibrate=self.calibrate, per=self.calibrate_per, average_pool=self.average_pool,
+        )  # fmt: skip
+
+    def open_data(self, name: str, split: str) -> DataSet:
+        """A named data set with this source's options."""
+        root = None if self.data_root is None else Path(self.data_root)
+        return open_data(
+            name, split, root=root, download=self.download, normalize=self.normalize, image_size=self.image_size
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Networks that are ready to run.
+
+    Attributes:
+        name: the model's, as a recording keeps it.
+        checkpoint_sha256: of the checkpoint; empty without one.
+        subject, surveyed: the networks, on `device`.
+        data, indices: the samples.
+        timesteps: T.
+        homes: where each network was, and is put back by `release`.
+        notes: what the user should know, a sentence each.
+    """
+
+    name: str
+    checkpoint_sha256: str
+    subject: Subject
+    surveyed: Survey
+    data: DataSet
+    indices: Indices
+    timesteps: int
+    device: torch.device
+    homes: tuple[tuple[nn.Module, torch.device], ...]
+    notes: tuple[str, ...]
+
+    def release(self) -> None:
+        """Put the user's networks back where they were."""
+        for network, home in self.homes:
+            network.to(home)
+
+
+def prepare(source: Source) -> Prepared:
+    """Open model and data, pair the layers and run one sample.
+
+    Raises:
+        ProbeError: something does not fit.
+    """
+    opened = _opened(source)
+    networks = networks_of(opened.model)
+    if source.data is None and opened.data is None:
+        hint = "pass --data cifar10-jpeg:PATH" if opened.name.endswith("cifar10") else "pass --data NAME"
+        raise ProbeError(f"{opened.name} comes without images", expected="--data", next_step=hint)
+    given = source.data if source.data is not None else str(opened.data)
+    data = given if isinstance(given, DataSet) else source.open_data(given, source.split)
+    homes = tuple((network, _device_of(network)) for network in networks)
+    device = homes[0][1] if source.device is None else find_device(source.device)
+    indices = choose_samples(data.labels, source.samples, source.seed, what=data.name)
+    notes = [f"{opened.name} has random weights: pass --checkpoint"] if opened.random else []
+
+    def calibration() -> Iterator[Tensor]:
+        samples, note = _calibration_samples(source, given, data)
+        if note and note not in notes:
+            notes.append(note)
+        chosen = choose_samples(samples.labels, min(source.calibration_samples, len(samples)), source.seed)
+        for first in range(0, len(chosen), CALIBRATION_BATCH):
+            yield torch.from_numpy(samples.load(chosen[first : first + CALIBRATION_BATCH])).to(device)
+
+    for network in networks:
+        network.to(device)
+    try:
+        x = torch.from_numpy(data.load(indices[:1])).to(device)
+        subject = adapt(opened.model, x, source.options, calibration)
+        for network in subject.networks:
+            network.to(device)
+        timesteps = _timesteps(source.timesteps, subject)
+        surveyed = survey(subject, x, timesteps)
+        _check_classes(surveyed, data)
+    except BaseException:
+        for network, home in homes:
+            network.to(home)
+        raise
+    return Prepared(
+        opened.name, opened.checkpoint_sha256, subject, surveyed, data, indices, timesteps, device, homes,
+        (*notes, *_notes(subject, surveyed)),
+    )  # fmt: skip
+
+
+def _opened(source: Source) -> Opened:
+    if isinstance(source.model, str):
+        checkpoint = None if source.checkpoint is None else Path(source.checkpoint)
+        return open_model(source.model, source.model_args, checkpoint=checkpoint, trust=source.trust_checkpoint)
+    for value, what in ((source.checkpoint, "checkpoint"), (source.model_args or None, "model_args")):
+        if value is not None:
+            raise ProbeError(f"{what} with a model that is no name", expected="a name, or a model with its weights")
+    networks = networks_of(source.model)
+    return Opened(source.model, type(networks[0]).__name__)
+
+
+def _calibration_samples(source: Source, given: str | DataSet, data: DataSet) -> tuple[DataSet, str]:
+    """The split `train`, or the recorded data and a note that says so."""
+    if isinstance(given, str) and source.split != "train":
+        try:
+            return source.open_data(given, "train"), ""
+        except ProbeError:
+            pass
+    return data, f"thresholds were calibrated on {data.name} itself, for it has no split for training"
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the best there is.
+
+    Raises:
+        ProbeError: it cannot be used.
+    """
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ProbeError(f"device {name!r} cannot be used ({reason})", expected="cpu, cuda, mps or auto") from None
+    return device
+
+
+def _timesteps(asked: int | None, subject: Subject) -> int:
+    made_for = subject.timesteps
+    if asked is not None and made_for is not None and asked != made_for:
+        raise ProbeError(
+            f"T = {asked}, and the network's layers are made for {made_for} timesteps",
+            expected=f"T = {made_for}", next_step=f"pass -T {made_for}, or build the network for {asked}",
+        )  # fmt: skip
+    return asked or made_for or DEFAULT_T
+
+
+def _check_classes(surveyed: Survey, data: DataSet) -> None:
+    if surveyed.classes != len(data.classes):
+        raise ProbeError(
+            f"the model tells {surveyed.classes} classes apart and {data.name} has {len(data.classes)}",
+            expected="data with the classes it was trained on",
+            next_step="check --data",
+        )
+
+
+def _notes(subject: Subject, surveyed: Survey) -> list[str]:
+    notes = []
+    if surveyed.bends and subject.ann is not None:
+        places = ", ".join(map(str, surveyed.bends[:4])) + (" and more" if len(surveyed.bends) > 4 else "")
+        remedy = (
+            "; --average-pool replaces max-pooling" if any(b.operation == "max-pooling" for b in surveyed.bends) else ""
+        )
+        notes.append(f"spikes pass what does not commute with averaging over time: {places}{remedy}")
+    if subject.unpaired:
+        notes.append(f"without a partner: {', '.join(subject.unpaired[:6])}")
+    if subject.ann is None:
+        notes.append("there is no ANN to compare with: spikes, potentials and accuracy are recorded, no errors")
+    if not all(pair.traits.causal for pair in subject.layers):
+        notes.append("the method is not causal: at t < T the numbers are those of a run made for T")
+    return notes
+
+
+def pairing_table(prepared: Prepared) -> dict[str, Any]:
+    """Which activation is paired with which spiking layer, and what may be claimed of each; what `probe layers` shows.
+
+    Returns:
+        The object that `probe layers --model ... --json` prints.
+    """
+    rows = []
+    for pair, info in zip(prepared.surveyed.pairs, prepared.surveyed.infos, strict=True):
+        reason = why_not_even(info.traits, info.initial_fraction)
+        rows.append(
+            {
+                "index": info.index, "name": info.name,
+                "ann": info.name if info.paired else None,
+                "ann_module": type(pair.ann).__name__ if pair.ann is not None else None,
+                "snn": info.snn_name, "snn_module": info.module, "neuron": info.neuron, "shape": list(info.shape),
+                "levels": info.levels, "threshold": describe_threshold(info.threshold),
+                "initial_fraction": info.initial_fraction, "layout": info.layout,
+                "reason": reason if info.paired else "no ANN partner",
+            }
+        )  # fmt: skip
+    return {
+        "schema": "probe-pairing/1", "model": prepared.name, "family": prepared.subject.family,
+        "timesteps": prepared.timesteps, "classes": prepared.surveyed.classes,
+        "on_spikes": plain(prepared.surveyed.bends), "unpaired": list(prepared.subject.unpaired),
+        "notes": list(prepared.notes), "layers": rows,
+    }  # fmt: skip
