@@ -122,7 +122,14 @@ def _of_network(
     network: nn.Module, x: Tensor, options: Options, batches: Batches | None, *, given_twice: bool
 ) -> Subject:
     """A single network: two modes in one, an SNN, or an ANN to convert."""
+    both = sinabs.split(network)
+    if both is not None:
+        return _of_pair(*both, x, options)
+    if options.pairs:
+        raise ProbeError("--pair with a single network", expected="a pair (ann, snn)", next_step="leave --pair out")
     if qcfs_merged.match(network) and options.neuron is None:
+        if options.average_pool:
+            raise ProbeError("--average-pool with a network of two modes", expected="--neuron, to convert its ANN")
         return qcfs_merged.adapt(network, options.levels)
     if given_twice:
         raise ProbeError(
@@ -130,9 +137,6 @@ def _of_network(
             expected="two networks, or one with set_T(T)",
             next_step="convert a copy: copy.deepcopy(ann)",
         )
-    both = sinabs.split(network)
-    if both is not None:
-        return _of_pair(*both, x, options)
     for family in SPIKING:
         if family.match(network):
             _refuse_options(options, family.NAME)
@@ -143,20 +147,22 @@ def _of_network(
 
 def _refuse_options(options: Options, family: str) -> None:
     """The user's own neurons are run as they are."""
-    for value, flag in ((options.neuron, "--neuron"), (options.levels, "--levels")):
+    given = {"--neuron": options.neuron, "--levels": options.levels, "--average-pool": options.average_pool or None}
+    for flag, value in given.items():
         if value is not None:
             raise ProbeError(
-                f"{flag} {value} with neurons of the family {family}", expected="the ANN alone, to convert it",
+                f"{flag}{'' if value is True else f' {value}'} with neurons of the family {family}",
+                expected="the ANN alone, to convert it",
                 next_step=f"leave {flag} out to record the model's own neurons",
             )  # fmt: skip
 
 
 def _converted(network: nn.Module, x: Tensor, options: Options, batches: Batches | None) -> Subject:
     """probe's own neurons in place of the activations of an ANN."""
-    if qcfs_merged.match(network):
-        return convert.adapt(network, options.neuron or "if", options.spec, levels=options.levels)
     if options.average_pool:
         network = rewriting.with_average_pooling(network)
+    if qcfs_merged.match(network):
+        return convert.adapt(network, options.neuron or "if", options.spec, levels=options.levels)
     with evaluating(network), understandable(network, x):
         network = rewriting.separated(network, lambda: network(x.clone()))
     activations = activations_of(network)
@@ -180,13 +186,13 @@ def _converted(network: nn.Module, x: Tensor, options: Options, batches: Batches
                 network, rectifiers, batches, rule=options.calibrate, per=options.per,
                 timesteps=options.timesteps or DEFAULT_T,
             )  # fmt: skip
-        missed = set(rectifiers) - set(found)
-        if missed:
-            raise ProbeError(
-                f"layer {min(missed)} is never called by the ANN", expected="activations that take part in the forward",
-                next_step="remove the module, or call it",
-            )  # fmt: skip
-    return convert.adapt(network, options.neuron or "if", options.spec, levels=options.levels, thresholds=found)
+    # Auxiliary heads, for example, are not called in evaluation.
+    skipped = [name for name in rectifiers if name not in found]
+    if len(skipped) == len(activations):
+        raise ProbeError(f"layer {skipped[0]} is never called by the ANN", expected="activations in the forward")
+    return convert.adapt(
+        network, options.neuron or "if", options.spec, levels=options.levels, thresholds=found, skipped=skipped
+    )
 
 
 def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Subject:

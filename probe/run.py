@@ -83,6 +83,7 @@ class _Surveyor:
         self.outputs: dict[str, list[Tensor]] = {name: [] for name in self.layers}
         self.activations: dict[str, Tensor] = {}
         self.rewrites: set[str] = set()
+        self.shown: set[str] = set()
         self._version = 0
         self._entered: Tensor | None = None
 
@@ -114,6 +115,9 @@ class _Surveyor:
         if name not in self.order:
             self.order.append(name)
         self.outputs[name].append(first.clone())
+        # Looked at now, for the reset forgets it; a merged layer shows its last one only, unless it stores all.
+        if (pair.potential() if pair.layout == "step" else pair.potentials()) is not None:
+            self.shown.add(name)
 
 
 def survey(subject: Subject, x: Tensor, timesteps: int = 2) -> Survey:
@@ -237,8 +241,6 @@ def _described(
             f"layer {pair.name} has shape {tuple(activation.shape[1:])} in the ANN and {shape} in the SNN",
             expected="equal shapes", next_step="pass --pair ANN.NAME=SNN.NAME",
         )  # fmt: skip
-    # What no potential is shown of cannot be kept; a merged layer shows its last one only, unless it stores all.
-    shown = pair.potential() if pair.layout == "step" else pair.potentials()
     info = LayerInfo(
         index=index,
         name=pair.name,
@@ -254,7 +256,7 @@ def _described(
         encoding="raw",
         paired=pair.ann is not None,
         height=pair.spike_height,
-        keeps_potential=not pair.traits.lawful and shown is not None,
+        keeps_potential=not pair.traits.lawful and pair.name in surveyor.shown,
         snn_name=pair.snn_name or pair.name,
     )
     if info.levels is not None and activation is not None:
@@ -377,13 +379,17 @@ class Run:
 
     def _note_fed(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Hash what the running network is fed, once a batch: at the SNN's first timestep, whatever its layout."""
-        fed = self._fed[self._network]
-        if fed or not args:
+        fed = self._fed.get(self._network)
+        if fed is None or fed or not args or not isinstance(args[0], Tensor):
             return
         layout = self.surveyed.infos[0].layout if self._network == "snn" else "step"
         first = args[0]
         if len(first) != self._samples or layout in ("T,B", "B,T"):
-            first = time_first(first, layout, self.timesteps, self._samples)[0]
+            try:
+                first = time_first(first, layout, self.timesteps, self._samples)[0]
+            except ProbeError:
+                # A network of the user that is fed in a layout of its own.
+                return
         fed.extend(digest(sample) for sample in numpy_of(first))
 
     def digests(self) -> tuple[Digests, Digests]:
@@ -436,6 +442,9 @@ class Run:
                 tap.end()
             self._start("")
             snn = torch.stack(steps, 1)
+        for fed in self._fed.values():
+            # What did not pass as a positional tensor is known to be what it was given here.
+            fed.extend(digest(sample) for sample in numpy_of(x) if len(fed) < len(x))
         for name, values in (("ANN", ann), ("SNN", snn)):
             if values is not None and not bool(torch.isfinite(values).all()):
                 raise ProbeError(

@@ -299,6 +299,7 @@ def _cut(summary: traceback.TracebackException) -> None:
 
 
 def has_user_frame(error: BaseException) -> bool:
+    """True where an error went through the user's own code."""
     return any(_is_users(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 

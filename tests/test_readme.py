@@ -65,7 +65,7 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_the_map_names_what_is_there() -> None:
     block = README.split("The data's way, from top to bottom:")[1].split("```")[1]
-    for path in re.findall(r"(?:probe/)?([a-z]+(?:\.py|/))", block):
+    for path in re.findall(r"(?:probe/)?([a-z_]+(?:\.py|/))", block):
         if path != "probe/":
             assert (ROOT / "probe" / path).exists(), path
     for module in (ROOT / "probe").iterdir():

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from probe.errors import ProbeError
-from probe.families.activations import activation_of
+from probe.families.activations import activations_of
 
 FUNCTIONS = (functional.relu, torch.relu, torch.relu_, functional.relu_)
 METHODS = ("relu", "relu_")
@@ -69,13 +69,18 @@ def _count(calls: dict[int, int], module: nn.Module) -> None:
 class _Tracer(fx.Tracer):
     """Looks into everything but torch's own modules and activations."""
 
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        # Found beforehand: while a network is traced, its parameters have no values.
+        self._leaves = {id(found.module) for found in activations_of(network).values()}
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return activation_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return id(m) in self._leaves or super().is_leaf_module(m, module_qualified_name)
 
 
 def _rewritten(network: nn.Module, why: str) -> nn.Module:
     try:
-        graph = _Tracer().trace(network)
+        graph = _Tracer(network).trace(network)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ProbeError(

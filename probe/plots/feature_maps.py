@@ -32,8 +32,9 @@ def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
     """
     sample = choose_sample(layer.recording, sample)
     one = slice(sample, sample + 1)
+    a: Maps | None = (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else None
     phi: Maps = (layer.read("spike_count", one) / np.float32(layer.recording.timesteps))[0]
-    a: Maps = (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else phi
+    a = phi if a is None else a
     if len(layer.shape) >= 3:
         a, phi = (values.reshape(*layer.shape[:2], -1) for values in (a, phi))
         strength = (np.abs(a) + np.abs(phi)).sum((1, 2))
@@ -46,13 +47,12 @@ def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
     both = np.stack([a, phi])
     low, high = min(0.0, float(np.nanmin(both))), float(np.nanmax(both)) or 1.0
     most = float(np.nanmax(np.abs(difference))) or 1 / layer.recording.timesteps
-    rows = (
+    rows = [
         (a, "a", MAP, low, high),
         (phi, "φ(T)", MAP, low, high),
         (difference, "φ(T) − a", DIVERGING, -most, most),
-    )
-    if not layer.paired:
-        rows = rows[1:2]
+    ]
+    rows = rows if layer.paired else rows[1:2]
     for row, (values, label, colours, lowest, highest) in enumerate(rows):
         for column, values_of_channel in enumerate(values):
             ax = axes[row, column]
