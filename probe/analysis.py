@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from probe.attribution import AnalogCoding, Coding, Statistics, lawful, summarise, why_not_even
 from probe.errors import ProbeError
+from probe.figures import figures_at
 from probe.layers import select_layers as select_layers
 from probe.recording import Layer, Recording, open_recording
 
@@ -78,6 +79,33 @@ def unevenness(
     }
 
 
+def error_figures(
+    recording: Recording | str | Path = "recording.h5",
+    layers: Sequence[str | int] | str | int | None = None,
+    *,
+    timestep: int | None = None,
+) -> dict[str, Any]:
+    """The figures engineers expect of φ against a, of some layers at one t: see `probe.figures`.
+
+    Args:
+        recording: an open one, or its path.
+        layers: specs (see `select_layers`); None for all.
+        timestep: t, from 1; None for T.
+
+    Returns:
+        The rows of `unevenness`, with bias, RMSE, relative L2, SQNR, cosine, Pearson and the largest error alone; in
+        units of each neuron's own θ, over all samples, with 95% intervals over samples.
+
+    Raises:
+        ProbeError: no such layer or t, or an array that the recording does not hold.
+    """
+    found = unevenness(recording, layers, timestep=timestep)
+    kept = ("index", "name", "threshold", "levels", "count", "figures", "largest_error")
+    return {
+        **found, "schema": "probe-figures/1", "layers": [{key: row[key] for key in kept} for row in found["layers"]],
+    }  # fmt: skip
+
+
 def _layer_unevenness(layer: Layer, t: int, again: bool) -> dict[str, Any]:
     facts = layer.recording.facts
     coding = layer.coding(t)
@@ -104,6 +132,7 @@ def _layer_unevenness(layer: Layer, t: int, again: bool) -> dict[str, Any]:
     largest = summary["largest_error"]
     if largest is not None:
         largest["neuron"] = [int(i) for i in np.unravel_index(largest["neuron"], layer.shape)]
+    summary["figures"] = figures_at(layer, t, statistics, coding)
     spikes = int(layer.spikes_at[:t].sum())
     head["count"] = summary.pop("count")
     head["firing_rate"] = spikes / (head["count"] * t)
@@ -292,7 +321,7 @@ class Trace:
     silenced: bool = False
 
 
-def trace(recording: Recording | str | Path, layer: str | int, sample: int, neuron: Sequence[int] | str) -> Trace:
+def trace(recording: Recording | str | Path, layer: str | int, sample: int, neuron: Sequence[int] | str | int) -> Trace:
     """Follow one neuron through one sample, as one would by hand: x(t), v(t) against θ, s(t), n(t).
 
     Args:
@@ -336,7 +365,7 @@ def trace(recording: Recording | str | Path, layer: str | int, sample: int, neur
     )  # fmt: skip
 
 
-def parse_neuron(layer: Layer, neuron: Sequence[int] | str) -> tuple[int, ...]:
+def parse_neuron(layer: Layer, neuron: Sequence[int] | str | int) -> tuple[int, ...]:
     """A neuron's place in the layer, from numbers or "channel,row,column".
 
     Raises:
@@ -345,7 +374,8 @@ def parse_neuron(layer: Layer, neuron: Sequence[int] | str) -> tuple[int, ...]:
     expected = "one number" if len(layer.shape) == 1 else f"{len(layer.shape)} numbers"
     expected += " below " + ",".join(map(str, layer.shape))
     try:
-        place = tuple(int(part) for part in (neuron.split(",") if isinstance(neuron, str) else neuron))
+        parts = neuron.split(",") if isinstance(neuron, str) else neuron
+        place = tuple(int(part) for part in (parts if isinstance(parts, Sequence | np.ndarray) else (parts,)))
     except ValueError:
         place = ()
     if len(place) == 1 and 0 <= place[0] < layer.neurons:

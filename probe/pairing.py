@@ -69,8 +69,9 @@ def pair(
 ) -> dict[str, str]:
     """Spiking layer -> activation; each in execution order.
 
-    What is given by hand comes first, then equal paths, then the one way to pair the rest in order, shapes equal, with
-    as few left over as possible.
+    What is given by hand comes first; then equal paths, where all the rest of the SNN's have such a partner; else the
+    one way to pair the rest in order, before, between and after what is given, shapes equal, with as few left over as
+    possible.
 
     Args:
         activations: of the ANN.
@@ -93,18 +94,43 @@ def pair(
         if snn_name in paired or ann_name in paired.values():
             raise ProbeError(f"--pair {ann_name}={snn_name} uses a layer again", expected="each layer once")
         paired[snn_name] = ann_name
-    if not paired and all(by_name[0].get(one.name) == one for one in spiking):
-        return {one.name: one.name for one in spiking}
     rest_ann = [one for one in activations if one.name not in paired.values()]
     rest_snn = [one for one in spiking if one.name not in paired]
-    found, ways = alignment([one.shape for one in rest_ann], [one.shape for one in rest_snn])
-    if ways > 1:
-        raise ProbeError(
-            f"{ways} ways to pair the ANN's {_listed(rest_ann)} with the SNN's {_listed(rest_snn)} in order and shape",
-            expected="one",
-            next_step="pass --pair ANN.NAME=SNN.NAME",
-        )
-    return paired | {rest_snn[j].name: rest_ann[i].name for i, j in found}
+    if all(one in rest_ann for one in rest_snn):
+        return paired | {one.name: one.name for one in rest_snn}
+    for between_ann, between_snn in _stretches(activations, spiking, paired):
+        found, ways = alignment([one.shape for one in between_ann], [one.shape for one in between_snn])
+        if ways > 1:
+            raise ProbeError(
+                f"{ways} ways to pair the ANN's {_listed(between_ann)} with the SNN's {_listed(between_snn)} in order "
+                "and shape",
+                expected="one",
+                next_step="pass --pair ANN.NAME=SNN.NAME",
+            )
+        paired |= {between_snn[j].name: between_ann[i].name for i, j in found}
+    return paired
+
+
+def _stretches(
+    activations: Sequence[Seen], spiking: Sequence[Seen], paired: Mapping[str, str]
+) -> list[tuple[list[Seen], list[Seen]]]:
+    """What is not paired yet, cut where something is; in one piece where the pairs given are not in order."""
+    places = {one.name: i for i, one in enumerate(activations)}
+    ends = [places[paired[one.name]] for one in spiking if one.name in paired]
+    in_order = ends == sorted(ends)
+    cut: list[tuple[list[Seen], list[Seen]]] = [([], [])]
+    for place, one in enumerate(activations):
+        if place not in ends:
+            cut[-1][0].append(one)
+        elif in_order:
+            cut.append(([], []))
+    stretch = 0
+    for one in spiking:
+        if one.name not in paired:
+            cut[stretch][1].append(one)
+        elif in_order:
+            stretch += 1
+    return cut
 
 
 def _listed(seen: Sequence[Seen]) -> str:
@@ -153,7 +179,11 @@ def joined(
     for layer in layers:
         partner = partners.get(layer.name)
         if partner is None:
-            made.append(layer)
+            name = layer.name
+            # Numbered modules: it may be called like the partner of another.
+            while name in partners.values():
+                name = f"snn.{name}"
+            made.append(replace(layer, name=name, snn_name=layer.name))
             continue
         activation = activations[partner]
         made.append(replace(layer, name=partner, snn_name=layer.name, ann=activation.module, levels=activation.levels))

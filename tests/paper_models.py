@@ -110,7 +110,7 @@ class MergedNetwork(nn.Module):
 
 def merged() -> MergedNetwork:
     """QCFS with merged time."""
-    return MergedNetwork(swapped(lambda q: MergedIF(q.levels, float(q.threshold)))).eval()
+    return MergedNetwork(swapped(lambda q: MergedIF(q.levels, q.threshold.item()))).eval()
 
 
 # ------------------------------------------------------------------------------- QCFS, SRP, COS, stepwise
@@ -146,6 +146,22 @@ class ScaledNeuron(nn.Module):
     def reset(self) -> None:
         self.t = 0
         self.neuron.reset()
+
+
+class IFNeuron(nn.Module):
+    """SRP's neuron where there is no pre-simulation: as above, without a `reset`."""
+
+    def __init__(self, v_threshold: float = 1.0) -> None:
+        super().__init__()
+        self.v_threshold, self.t = v_threshold, 0
+        self.neuron = neuron.IFNode(v_reset=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x / self.v_threshold
+        if self.t == 0:
+            self.neuron(torch.full_like(x, 0.5))
+        self.t += 1
+        return self.neuron(x) * self.v_threshold
 
 
 class ShiftNeuron(nn.Module):
@@ -217,26 +233,31 @@ class CosLayer(nn.Module):
         return spikes * self.v_threshold
 
 
-def stepwise_ann() -> nn.Module:
-    """The ANN of the stepwise code."""
-    return swapped(lambda q: MyFloor(float(q.threshold), q.levels)).eval()
+def stepwise_ann(levels: int | None = None) -> nn.Module:
+    """The ANN of the stepwise code, with the trained L or another."""
+    return swapped(lambda q: MyFloor(q.threshold.item(), levels or q.levels)).eval()
 
 
-def stepwise() -> tuple[nn.Module, nn.Module]:
+def stepwise(levels: int | None = None) -> tuple[nn.Module, nn.Module]:
     """The stepwise pair."""
-    return stepwise_ann(), swapped(lambda q: ScaledNeuron(float(q.threshold))).eval()
+    return stepwise_ann(levels), swapped(lambda q: ScaledNeuron(q.threshold.item())).eval()
+
+
+def unmasked() -> tuple[nn.Module, nn.Module]:
+    """SRP's pair without pre-simulation."""
+    return stepwise_ann(), swapped(lambda q: IFNeuron(q.threshold.item())).eval()
 
 
 def shifted(vt: float = 0.25) -> tuple[nn.Module, nn.Module]:
     """A pair whose neurons start at vt."""
-    return stepwise_ann(), swapped(lambda q: ShiftNeuron(float(q.threshold), vt)).eval()
+    return stepwise_ann(), swapped(lambda q: ShiftNeuron(q.threshold.item(), vt)).eval()
 
 
 def srp(presim_len: int = 4, sim_len: int = 8) -> tuple[nn.Module, nn.Module]:
     """SRP's pair."""
-    return stepwise_ann(), swapped(lambda q: SrpLayer(float(q.threshold), presim_len, sim_len)).eval()
+    return stepwise_ann(), swapped(lambda q: SrpLayer(q.threshold.item(), presim_len, sim_len)).eval()
 
 
 def cos(presim_len: int = 8, sim_len: int = 8, batchsize: int = 50) -> tuple[nn.Module, nn.Module]:
     """COS's pair."""
-    return stepwise_ann(), swapped(lambda q: CosLayer(float(q.threshold), presim_len, sim_len, batchsize)).eval()
+    return stepwise_ann(), swapped(lambda q: CosLayer(q.threshold.item(), presim_len, sim_len, batchsize)).eval()

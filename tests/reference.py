@@ -249,3 +249,137 @@ def shares(samples: Sequence[Sequence[Described]]) -> dict[str, Fraction] | None
     if square == 0:
         return None
     return {name: sum((piece[name] * piece["total"] for piece in pieces), Fraction(0)) / square for name in TERMS[1:]}
+
+
+# --------------------------------------------------------------------------------------------- an ANN of ReLUs
+
+
+UNITS = 1 << 32
+"""The largest error is told as a whole number of θ/2³²."""
+CLOSE = Fraction(1, 10**9)
+"""In units of θ: closer to an edge than this, but not on it, float64 may put a neuron on the other side."""
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """Everything that section 3 says of one neuron at one t where the ANN is ReLU; all in units of its θ."""
+
+    alpha: Fraction
+    """a/θ."""
+    count: int
+    positive: bool
+    comparison: str
+    local_positive: bool
+    local_comparison: str
+    residual: str
+    residual_bin: int
+    n_even: int
+    pieces: dict[str, Fraction]
+    offset: int
+    """0 where |ψ| <= ½, else the nearest whole number (of two the even one), at most ±32."""
+    near_edge: bool
+    """Some whole number above changes within a hair, and rounding might tell."""
+
+
+def rectify(
+    a: Fraction, count: int, input_sum: Fraction, neuron: Neuron, timestep: int, silenced: bool = False
+) -> Rectified:
+    """Section 3 for one neuron of a ReLU layer: a, n and Σx up to t in, everything else out."""
+    theta, half = neuron.threshold, Fraction(1, 2)
+    phi, mean = theta * count / timestep, input_sum / timestep
+    v = neuron.initial * theta + input_sum - theta * count
+    relu, cut = max(mean, Fraction(0)), min(max(mean, Fraction(0)), theta)
+    n_even = clip(floor(input_sum / theta + neuron.initial), -timestep if neuron.unguarded else 0, timestep)
+    n_half = clip(floor(input_sum / theta + half), 0, timestep)
+    own = phi - theta * n_even / timestep
+    pieces = {
+        "total": phi - a,
+        "unevenness": Fraction(0) if silenced else own,
+        "silencing": own if silenced else Fraction(0),
+        "initial_potential": theta * (n_even - n_half) / timestep,
+        "grid": theta * n_half / timestep - cut,
+        "clipping": cut - relu,
+        "inherited": relu - a,
+    }
+    equal = abs(phi - a) <= theta / (2 * timestep)
+    psi = count - timestep * a / theta
+    # Of the offset's key, of n_half and n_even, and of the residual bins.
+    edges = (
+        _gap(psi, half), _gap(input_sum / theta, half), _gap(input_sum / theta, neuron.initial),
+        _gap(8 * v / theta, Fraction(0)),
+    )  # fmt: skip
+    return Rectified(
+        alpha=a / theta,
+        count=count,
+        positive=a > 0,
+        comparison="equal" if equal else "over" if phi > a else "under",
+        local_positive=n_even > 0,
+        local_comparison=_compare(count, n_even),
+        residual="silenced" if silenced else "below" if v < 0 else "inside" if v < theta else "above",
+        residual_bin=-1 if silenced else clip(floor((v / theta + 4) * 8) + 1, 0, 65),
+        n_even=n_even,
+        pieces={name: piece / theta for name, piece in pieces.items()},
+        offset=0 if abs(psi) <= half else clip(round(psi), -32, 32),
+        near_edge=any(edges),
+    )
+
+
+def _gap(value: Fraction, shift: Fraction) -> bool:
+    """True where value + shift is within a hair of a whole number, and floats may not hold it exactly."""
+    distance = _distance(value + shift)
+    if distance == 0 and _is_short(value):
+        return False
+    return distance <= CLOSE * max(Fraction(1), abs(value) / 2**16)
+
+
+def _is_short(value: Fraction) -> bool:
+    """True where a float64 holds it, and its sums with small such numbers, exactly."""
+    return value.denominator & (value.denominator - 1) == 0 and value.denominator <= 2**20 and abs(value) < 2**30
+
+
+@dataclass(frozen=True)
+class RectifiedTable:
+    """Sums over neurons; moments, products and sums are exact, in units of θ and its square."""
+
+    cases: list[list[list[int]]]
+    local_cases: list[list[int]]
+    joint: list[list[int]]
+    moments: list[Fraction]
+    products: list[list[Fraction]]
+    sums: list[Fraction]
+    """Σn, Σα, Σn², Σα², Σnα."""
+    residual: list[int]
+    largest: list[int]
+    offsets: dict[int, int]
+
+
+def tabulate_rectified(samples: Sequence[Sequence[Rectified]], lowest: int, highest: int) -> RectifiedTable:
+    """Add up the neurons of some samples; counts from `lowest` to `highest` are told apart."""
+    cases = [[[0] * 4 for _ in COMPARISONS] for _ in range(2)]
+    local = [[0] * 3 for _ in range(2)]
+    joint = [[0] * (highest - lowest + 1) for _ in range(65)]
+    zero = Fraction(0)
+    moments, products, sums = [zero] * 7, [[zero] * 7 for _ in range(7)], [zero] * 5
+    residual, largest = [0] * 66, [0, -1, -1]
+    offsets: dict[int, int] = {}
+    for sample, neurons in enumerate(samples):
+        for place, one in enumerate(neurons):
+            cases[one.positive][COMPARISONS.index(one.comparison)][RESIDUALS.index(one.residual)] += 1
+            local[one.local_positive][COMPARISONS.index(one.local_comparison)] += 1
+            joint[one.offset + 32][clip(one.count, lowest, highest) - lowest] += 1
+            pieces = [one.pieces[name] for name in TERMS]
+            for i, piece in enumerate(pieces):
+                moments[i] += piece
+                for j, other in enumerate(pieces):
+                    products[i][j] += piece * other
+            n, alpha = Fraction(one.count), one.alpha
+            sums = [known + new for known, new in zip(sums, (n, alpha, n * n, alpha**2, n * alpha), strict=True)]
+            if one.residual_bin >= 0:
+                residual[one.residual_bin] += 1
+            offsets[one.offset] = offsets.get(one.offset, 0) + 1
+            error = round(pieces[0] * UNITS)
+            if abs(error) > abs(largest[0]):
+                largest = [error, sample, place]
+    return RectifiedTable(
+        cases, local, joint, moments, products, sums, residual, largest, dict(sorted(offsets.items()))
+    )

@@ -9,6 +9,7 @@ parts, batches and ranks may be added in any order.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any
@@ -78,9 +79,25 @@ def fold(values: Any) -> Any:
     width = values.shape[-1]
     while width > 1:
         half = (width + 1) // 2
-        values[..., : width - half] += values[..., half:width]
+        first = values[..., : width - half]
+        first += values[..., half:width]
         width = half
     return values[..., 0]
+
+
+class Room:
+    """Arrays of numpy or torch that are used again and again: new large ones cost a page fault every few KiB."""
+
+    def __init__(self, xp: Any, **options: Any) -> None:
+        self.xp, self._options, self._arrays = xp, options, {}  # type: Any, Any, dict[str, Any]
+
+    def __call__(self, name: str, shape: tuple[int, ...], *, whole: bool = False) -> Any:
+        """The array called so, in this shape, float64 or int32; what it holds is of no meaning."""
+        size = math.prod(shape)
+        if name not in self._arrays or len(self._arrays[name]) < size:
+            kind = self.xp.int32 if whole else self.xp.float64
+            self._arrays[name] = self.xp.empty(size, dtype=kind, **self._options)
+        return self._arrays[name][:size].reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -137,54 +154,18 @@ class AnalogCoding:
 
     def even(self, xp: Any, u: Any) -> Any:
         """n_even = clip(⌊u + v(0)⌋, 0, t), the count that the same input, spread evenly, would give."""
-        return xp.clip(xp.floor(u + self.initial_potential), -self.timestep if self.unguarded else 0, self.timestep)
+        return xp.clip(xp.floor(u + self.initial_potential), *self._even_limits)
 
-    def pieces(self, xp: Any, n: Any, u: Any, alpha: Any, silenced: Any | None = None) -> tuple[Any, list[Any]]:
-        """n_even, and the pieces in the order of `terms`, in units of θ.
-
-        Unevenness (n - n_even)/t; silencing the same under SRP's mask; initial potential (n_even - n_half)/t with
-        n_half = clip(⌊u + ½⌋, 0, t); grid n_half/t - clip(x̄, 0, 1); clipping clip(x̄, 0, 1) - relu(x̄); inherited
-        relu(x̄) - α.
-        """
-        t = self.timestep
-        even = self.even(xp, u)
-        half = xp.clip(xp.floor(u + 0.5), 0, t) / t
-        cut, relu = xp.clip(u / t, 0, 1), xp.clip(u / t, 0, None)
-        own = [(n - even) / t]
-        if silenced is not None:
-            own = [xp.where(silenced, 0.0, own[0]), xp.where(silenced, own[0], 0.0)]
-        return even, [*own, even / t - half, half - cut, cut - relu, relu - alpha]
-
-    def codes(self, xp: Any, n: Any, u: Any, alpha: Any, even: Any, silenced: Any | None = None) -> tuple[Any, Any]:
-        """Two codes a neuron: (offset key, n, sign of a, second key) and (local case, residual bin)."""
-        offset = n - self.timestep * alpha
-        key = xp.where(abs(offset) <= 0.5, 0.0, xp.clip(xp.round(offset), -OFFSETS, OFFSETS))
-        # An offset just above ½ rounds to 0, half to even, and yet is no equality.
-        key = xp.where((key == 0) & (abs(offset) > 0.5), xp.sign(offset), key)
-        counted = xp.clip(n, self.lowest_count, self.highest_count) - self.lowest_count
-        limit = RESIDUAL_LIMIT * RESIDUAL_BINS_PER_THRESHOLD
-        residual = u + self.initial_potential - n
-        bins = xp.clip(xp.floor(residual * RESIDUAL_BINS_PER_THRESHOLD) + (limit + 1), 0, BINS - 1)
-        second = xp.where(bins < INSIDE, 0.0, xp.where(bins < INSIDE + RESIDUAL_BINS_PER_THRESHOLD, 1.0, 2.0))
-        if silenced is not None:
-            second, bins = xp.where(silenced, 3.0, second), xp.where(silenced, float(BINS), bins)
-        positive = xp.where(alpha > 0, 1.0, 0.0)
-        first = (((key + OFFSETS) * self.counts + counted) * len(SIGNS) + positive) * SECOND_KEYS + second
-        of_even = xp.where(n == even, 0.0, xp.where(n > even, 1.0, 2.0))
-        local = xp.where(even > 0, 1.0, 0.0) * len(COMPARISONS) + of_even
-        return xp.asarray(first, dtype=xp.int64), xp.asarray(local * (BINS + 1) + bins, dtype=xp.int64)
-
-    def sums(self, xp: Any, n: Any, alpha: Any, pieces: list[Any]) -> Any:
-        """Float64 sums over the neurons of each sample, shape (what, sample): pieces, `pairs`, then n α n² α² nα."""
-        by_term = dict(zip(self.terms, pieces, strict=True))
-        products = [by_term[i] * by_term[j] for i, j in self.pairs]
-        return fold(xp.stack([*pieces, *products, n, alpha, n * n, alpha * alpha, n * alpha]))
+    @property
+    def _even_limits(self) -> tuple[int, int]:
+        return -self.timestep if self.unguarded else 0, self.timestep
 
     def gather(self, first: Ints, second: Ints, sums: Ints, largest: Ints = NO_ERROR) -> Statistics:
         """The statistics behind two histograms of codes and the limbs of `sums` over all samples, (what, limb)."""
         joint = first.reshape(2 * OFFSETS + 1, self.counts, len(SIGNS), SECOND_KEYS)
         by_comparison = np.stack([joint[OFFSETS], joint[OFFSETS + 1 :].sum(0), joint[:OFFSETS].sum(0)]).sum(1)
-        local = second.reshape(len(SIGNS), len(COMPARISONS), BINS + 1)
+        # The codes have them by size: under, equal, over.
+        local = second.reshape(len(SIGNS), len(COMPARISONS), BINS + 1)[:, [1, 2, 0]]
         pieces, pairs = sums[: len(self.terms)], sums[len(self.terms) : -5]
         moments = np.zeros((len(TERMS), LIMBS), np.int64)
         products = np.zeros((len(TERMS), len(TERMS), LIMBS), np.int64)
@@ -233,31 +214,149 @@ class AnalogCoding:
         mask = None if silenced is None else np.broadcast_to(silenced, count.shape).reshape(samples, -1)
         first, second = (np.zeros(size, np.int64) for size in self.sizes)
         total: Any = 0
-        largest = NO_ERROR
+        largest, room = NO_ERROR, Room(np)
         for sample in range(samples):
             sums: Any = 0
             for start in range(0, flat[0].shape[1], BLOCK):
                 piece = slice(start, start + BLOCK)
-                a, n, x = (values[sample : sample + 1, piece].astype(np.float64) for values in flat)
+                a, n, x = (values[sample : sample + 1, piece] for values in flat)
                 silent = None if mask is None else mask[sample : sample + 1, piece]
-                block = self.block(np, a, n, x, theta if theta.size == 1 else theta[:, piece], silent)
+                block = self.block(room, a, n, x, theta if theta.size == 1 else theta[:, piece], silent)
                 first += np.bincount(block.first.ravel(), minlength=len(first))
                 second += np.bincount(block.second.ravel(), minlength=len(second))
                 sums = sums + block.sums
-                place = int(np.abs(block.total).argmax())
-                error = block.total.ravel()[place]
-                if error:
-                    found = np.array([as_units(float(error)), first_sample + sample, start + place], np.int64)
+                sizes = in_units(np, block.total.ravel())
+                place = int(sizes.argmax())
+                if sizes[place]:
+                    error = int(np.copysign(sizes[place], block.total.ravel()[place]))
+                    found = np.array([error, first_sample + sample, start + place], np.int64)
                     largest = larger_error(largest, found)
             total = total + to_limbs(sums).sum(1)
         return self.gather(first, second, total, largest)
 
-    def block(self, xp: Any, activation: Any, n: Any, input_sum: Any, threshold: Any, silenced: Any = None) -> Block:
-        """Everything of a block of neurons; all arrays float64 (sample, neuron), threshold broadcastable."""
-        u, alpha = input_sum / threshold, activation / threshold
-        even, pieces = self.pieces(xp, n, u, alpha, silenced)
-        first, second = self.codes(xp, n, u, alpha, even, silenced)
-        return Block(first, second, self.sums(xp, n, alpha, pieces), n / self.timestep - alpha)
+    def block(self, room: Room, activation: Any, n: Any, input_sum: Any, threshold: Any, silenced: Any = None) -> Block:
+        """Everything of some blocks of neurons, in the arrays of `room`: it holds until the next call.
+
+        Of one neuron, in the order of `terms`: unevenness (n - n_even)/t; silencing, the same under SRP's mask;
+        initial potential (n_even - n_half)/t with n_half = clip(⌊u + ½⌋, 0, t); grid n_half/t - clip(x̄, 0, 1);
+        clipping clip(x̄, 0, 1) - relu(x̄); inherited relu(x̄) - α.
+
+        Args:
+            room: of the module whose arrays are given.
+            activation: a, (..., neuron).
+            n, input_sum: likewise.
+            threshold: θ, float64, broadcastable.
+            silenced: SRP's mask; where nobody gives it, nothing is known to be silenced.
+        """
+        xp, terms = room.xp, len(self.terms)
+        values, spare = room("values", (terms + 2, *n.shape)), room("spare", (5, *n.shape))
+        n_row, alpha, (u, charged, even, half, cut) = values[-2], values[-1], spare
+        # As an array: some devices divide by a Python number by multiplying with its rounded reciprocal.
+        t = room("t", (1,))
+        n_row[...], alpha[...], u[...], t[...] = n, activation, input_sum, self.timestep
+        alpha /= threshold
+        u /= threshold
+        xp.add(u, self.initial_potential, out=charged)
+        xp.clip(xp.floor(charged, out=even), *self._even_limits, out=even)
+        xp.clip(xp.floor(xp.add(u, 0.5, out=half), out=half), 0, self.timestep, out=half)
+        half /= t
+        u /= t
+        xp.clip(u, 0, 1, out=cut)
+        relu = xp.clip(u, 0, None, out=u)
+        xp.subtract(n_row, even, out=values[0])
+        values[0] /= t
+        if self.silencing:
+            silenced = xp.zeros_like(n, dtype=bool) if silenced is None else silenced
+            values[1] = xp.where(silenced, values[0], 0.0)
+            values[0] -= values[1]
+        initial, grid, clipping, inherited = values[terms - 4 : terms]
+        xp.divide(even, t, out=initial)
+        initial -= half
+        xp.subtract(half, cut, out=grid)
+        xp.subtract(cut, relu, out=clipping)
+        xp.subtract(relu, alpha, out=inherited)
+        first, second = self._codes(room, n_row, alpha, spare, silenced)
+        total = xp.divide(n_row, t, out=u)
+        total -= alpha
+        return Block(first, second, self._sums(room, values), total)
+
+    def _codes(self, room: Room, n: Any, alpha: Any, spare: Any, silenced: Any | None) -> tuple[Any, Any]:
+        """Two codes a neuron: (offset key, n, sign of a, second key) and (local case, residual bin).
+
+        It is arithmetic on small whole numbers, exact in float64: a choice (`where`) costs several times as much.
+
+        Args:
+            room, n, alpha, silenced: as for `block`.
+            spare: arrays to overwrite; u + v(0) is the second and n_even the third.
+        """
+        xp = room.xp
+        code, residual, even, other, local = spare
+        each = len(SIGNS) * SECOND_KEYS
+        # Halves go to the even number, so the key is 0 just where |ψ| <= ½.
+        xp.subtract(n, xp.multiply(alpha, self.timestep, out=code), out=code)
+        xp.clip(xp.round(code, out=code), -OFFSETS, OFFSETS, out=code)
+        code *= self.counts
+        code += xp.clip(n, self.lowest_count, self.highest_count, out=other)
+        code += OFFSETS * self.counts - self.lowest_count
+        code *= each
+        xp.ceil(xp.clip(alpha, 0, 1, out=other), out=other)
+        other *= SECOND_KEYS
+        code += other
+        residual -= n
+        xp.floor(residual, out=other)
+        other += 1
+        xp.clip(other, 0, len(RESIDUALS) - 1, out=other)
+        residual *= RESIDUAL_BINS_PER_THRESHOLD
+        xp.floor(residual, out=residual)
+        residual += INSIDE
+        bins = xp.clip(residual, 0, BINS - 1, out=residual)
+        if silenced is not None:
+            other[silenced], bins[silenced] = len(RESIDUALS), BINS
+        code += other
+        xp.clip(xp.subtract(n, even, out=local), -1, 1, out=local)
+        local += 1
+        local *= BINS + 1
+        local += bins
+        xp.clip(even, 0, 1, out=even)
+        even *= len(COMPARISONS) * (BINS + 1)
+        local += even
+        codes = room("codes", (2, *n.shape), whole=True)
+        codes[0], codes[1] = code, local
+        return codes[0], codes[1]
+
+    def _sums(self, room: Room, values: Any) -> Any:
+        """Sums over the last axis, (what, ...): pieces, `pairs`, then n α n² α² nα.
+
+        Args:
+            room: as for `block`.
+            values: the pieces, n and α, (what, ..., neuron).
+        """
+        xp, plain, width = room.xp, len(values), values.shape[-1]
+        terms, half = plain - 2, (width + 1) // 2
+        # Where the products of each piece with itself and those after it begin.
+        starts = [i * terms - i * (i - 1) // 2 for i in range(terms + 1)]
+
+        def products(of: Any, made: Any) -> Any:
+            for i in range(terms):
+                xp.multiply(of[i:terms], of[i], out=made[starts[i] : starts[i + 1]])
+            xp.multiply(of[terms:], of[terms:], out=made[-3:-1])
+            xp.multiply(of[-2], of[-1], out=made[-1])
+            return made
+
+        # The first halving of `fold`, so that only half of the products take up room.
+        rows, between = starts[-1] + 3, values.shape[1:-1]
+        left, right = values[..., :half], values[..., half:]
+        table = room("table", (plain + rows, *between, half))
+        table[:plain] = left
+        products(left, table[plain:])
+        paired = table[..., : width - half]
+        for here, there in (
+            (paired[:plain], right),
+            (paired[plain:], products(right, room("rest", (rows, *between, width - half)))),
+        ):
+            here += there
+        order = [*range(terms), *range(plain, plain + starts[-1]), terms, terms + 1, -3, -2, -1]
+        return fold(table)[order]
 
     # ------------------------------------------------------------------------------------------- what a reader wants
 
@@ -287,7 +386,7 @@ class AnalogCoding:
 
 @dataclass(frozen=True)
 class Block:
-    """Of some neurons: their two codes, their sums (what, sample) and their errors φ - a in units of θ."""
+    """Of some neurons: their two codes, their sums (what, ...) and their errors φ - a in units of θ."""
 
     first: Any
     second: Any
@@ -295,6 +394,6 @@ class Block:
     total: Any
 
 
-def as_units(error: float) -> int:
-    """An error in units of θ as `Statistics.largest` keeps it; saturates at ±2³⁰ θ."""
-    return round(min(max(error, -(2.0**30)), 2.0**30) * UNIT)
+def in_units(xp: Any, errors: Any) -> Any:
+    """Errors in units of θ by magnitude, as `Statistics.largest` keeps them; saturates at 2³⁰ θ."""
+    return xp.round(xp.clip(abs(errors), 0, 2.0**30) * UNIT)

@@ -6,7 +6,7 @@ QCFS activations bring their θ and L; ReLU has neither, so its θ comes from ca
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from probe.errors import ProbeError
 from probe.families import LayerPair, Subject, Traits, logits_of
 from probe.families.activations import activations_of, is_merged
+from probe.families.qcfs_merged import set_timesteps, timesteps_of
 from probe.neurons import IF, NeuronSpec, replace_modules
 
 Thresholds = Mapping[str, npt.NDArray[np.float32]]
@@ -28,6 +29,7 @@ def adapt(
     *,
     levels: int | None = None,
     thresholds: Thresholds | None = None,
+    skipped: Collection[str] = (),
 ) -> Subject:
     """Pair each activation of `network` with a neuron of the kind `spec`; the network itself is not changed.
 
@@ -37,6 +39,7 @@ def adapt(
         spec: the kind of neuron.
         levels: another L for every QCFS activation, to see what the grid costs; None keeps the trained one.
         thresholds: θ of each ReLU by its path, broadcastable to (sample, *neuron).
+        skipped: paths of activations that the forward does not call, and that stay as they are.
 
     Raises:
         ProbeError: a threshold is not positive, or the network cannot be copied.
@@ -46,7 +49,7 @@ def adapt(
         ann = _copied(network)
         for activation in activations_of(ann).values():
             _set_levels(activation.module, levels)
-    activations = activations_of(ann)
+    activations = {name: found for name, found in activations_of(ann).items() if name not in skipped}
     negative = spec.negative
     traits = Traits(signed=negative is not None, guarded=negative is None or negative.guarded, presteps=spec.presteps)
     neurons: dict[str, nn.Module] = {}
@@ -61,19 +64,23 @@ def adapt(
         neurons[name] = made
         layers.append((layer, made))
     snn = _copied(ann)
+    merged = any(is_merged(activation.module) for activation in activations.values())
+    if merged:
+        # probe's neurons are called once a timestep, so the copy must not merge time, however it was found.
+        set_timesteps(snn, 0)
     replace_modules(snn, neurons)
 
     def reset() -> None:
         for module in neurons.values():
             module.reset()  # type: ignore[operator]
 
-    merged = [activation.module for activation in activations.values() if is_merged(activation.module)]
     return Subject(
         ann=ann, snn=snn, reset=reset, family="own" if any(found.levels for found in activations.values()) else "relu",
         layers=[_joined(layer, made) for layer, made in layers],
-        forward_ann=partial(_analog, ann, merged) if merged else None,
-        restore=partial(_set_t, ann, int(getattr(ann, "T", 0))) if merged else _nothing,
+        forward_ann=partial(_analog, ann) if merged else None,
+        restore=partial(set_timesteps, ann, timesteps_of(ann)) if merged else _nothing,
         forward_snn=None,
+        unpaired=tuple(f"ANN {name}" for name in skipped),
     )  # fmt: skip
 
 
@@ -102,13 +109,9 @@ def _set_levels(module: nn.Module, levels: int) -> None:
             return
 
 
-def _set_t(network: nn.Module, timesteps: int) -> None:
-    network.set_T(timesteps)  # type: ignore[operator]
-
-
-def _analog(network: nn.Module, _merged: list[nn.Module], x: Tensor) -> Tensor:
+def _analog(network: nn.Module, x: Tensor) -> Tensor:
     """The ANN of a network with a mode switch."""
-    _set_t(network, 0)
+    set_timesteps(network, 0)
     return logits_of(network(x))
 
 

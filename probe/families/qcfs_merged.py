@@ -20,7 +20,23 @@ NAME = "qcfs-merged"
 
 def match(network: nn.Module) -> bool:
     """True for a network with a mode switch and such layers."""
-    return hasattr(network, "set_T") and any(is_merged(module) for module in network.modules())
+    return hasattr(network, "set_T") and bool(_layers(network))
+
+
+def _layers(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if is_merged(module)]
+
+
+def timesteps_of(network: nn.Module) -> int:
+    """T as it is set; 0 for the ANN."""
+    of_network: Any = getattr(network, "T", 0)
+    return int(of_network or max((module.T for module in _layers(network)), default=0))
+
+
+def set_timesteps(network: nn.Module, timesteps: int) -> None:
+    """Switch a network; one without `set_T`, such as the body of another, stays what it is."""
+    if hasattr(network, "set_T"):
+        network.set_T(timesteps)  # type: ignore[operator]
 
 
 def adapt(network: nn.Module, levels: int | None = None) -> Subject:
@@ -35,25 +51,18 @@ def adapt(network: nn.Module, levels: int | None = None) -> Subject:
     """
     activations = {name: found for name, found in activations_of(network).items() if is_merged(found.module)}
     modules: dict[str, Any] = {name: found.module for name, found in activations.items()}
-    found_at = int(getattr(network, "T", 0) or max((module.T for module in modules.values()), default=0))
+    found_at = timesteps_of(network)
     trained: dict[str, int] = {name: module.L for name, module in modules.items()}
 
-    def set_t(timesteps: int) -> None:
-        network.set_T(timesteps)  # type: ignore[operator]
-
-    def set_levels(of: dict[str, int]) -> None:
-        for name, number in of.items():
-            modules[name].L = number
-
-    if levels is not None:
-        set_levels(dict.fromkeys(activations, levels))
-
     def forward_ann(x: Tensor) -> Tensor:
-        set_t(0)
+        # Here and not before: what is switched in between, by `restore` after the survey, has to be switched again.
+        set_timesteps(network, 0)
+        for name, module in modules.items():
+            module.L = levels or trained[name]
         return logits_of(network(x))
 
     def forward_snn(x: Tensor, timesteps: int) -> Iterator[Tensor]:
-        set_t(timesteps)
+        set_timesteps(network, timesteps)
         logits = logits_of(network(x))
         if len(logits) != timesteps:
             raise ProbeError(
@@ -63,8 +72,9 @@ def adapt(network: nn.Module, levels: int | None = None) -> Subject:
         yield from logits
 
     def restore() -> None:
-        set_t(found_at)
-        set_levels(trained)
+        set_timesteps(network, found_at)
+        for name, module in modules.items():
+            module.L = trained[name]
 
     return Subject(
         ann=network, snn=network, layers=[_pair(name, found, levels) for name, found in activations.items()],

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from probe.errors import ProbeError
@@ -47,7 +48,11 @@ def _layer(name: str, module: Any) -> LayerPair:
 
     def potential() -> Tensor | None:
         v = module.neuron.v
-        return v * float(threshold) if isinstance(v, Tensor) and threshold.size == 1 else None
+        if not isinstance(v, Tensor):
+            return None
+        # One axis means the channels.
+        shape = (-1, *[1] * (v.ndim - 2)) if threshold.ndim == 1 else threshold.shape
+        return v * torch.from_numpy(threshold).to(v.device).reshape(shape)
 
     common = partial(LayerPair, name=name, snn_name=name, snn=module, threshold=threshold, potential=potential)
     if _is_cos(module):
@@ -94,8 +99,10 @@ def _reset(wrappers: list[Any]) -> None:
         if hasattr(module, "reset"):
             module.reset()
         else:
-            module.t = 0
             module.neuron.reset()
+            # COS counts no steps.
+            if hasattr(module, "t"):
+                module.t = 0
         if hasattr(module, "membrane_lower"):
             module.membrane_lower = None
 

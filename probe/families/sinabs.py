@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from probe.errors import ProbeError
 from probe.families import LayerPair, Traits, detached, logits_of
 
 NAME = "sinabs"
+INTEGRATORS = ("IAF", "IAFSqueeze")
+"""Layers that add up their input and lose nothing; of any other kind the conservation law is not assumed."""
 
 
 def match(network: nn.Module) -> bool:
@@ -31,7 +34,13 @@ def split(network: nn.Module) -> tuple[nn.Module, nn.Module] | None:
 
 
 def _is_layer(module: Any) -> bool:
-    return hasattr(module, "spike_threshold") and hasattr(module, "min_v_mem") and hasattr(module, "spike_fn")
+    """A layer that spikes; a readout such as ExpLeak has the same attributes, but nothing in `spike_fn`."""
+    known = hasattr(module, "spike_threshold") and hasattr(module, "min_v_mem")
+    return known and getattr(module, "spike_fn", None) is not None
+
+
+def _is_stateful(module: Any) -> bool:
+    return hasattr(module, "reset_states") and hasattr(module, "is_state_initialised")
 
 
 def _squeezes(module: Any) -> bool:
@@ -44,13 +53,13 @@ def spiking_layers(network: nn.Module) -> list[LayerPair]:
 
 
 def _layer(name: str, module: Any) -> LayerPair:
-    threshold = detached(module.spike_threshold)
+    # An adaptive threshold is a state that begins at b0.
+    threshold = detached(getattr(module, "b0", module.spike_threshold))
     spike = getattr(module.spike_fn, "__name__", type(module.spike_fn).__name__)
-    reset = type(module.reset_fn).__name__
     traits = Traits(
-        reset="subtract" if reset == "MembraneSubtract" else "zero",
+        reset=_reset_of(module.reset_fn, threshold),
         graded=spike != "SingleSpike",
-        leaky=getattr(module, "tau_mem", None) is not None or getattr(module, "tau_syn", None) is not None,
+        leaky=type(module).__name__ not in INTEGRATORS or module.tau_syn is not None,
         bounded=module.min_v_mem is not None,
     )
 
@@ -62,23 +71,35 @@ def _layer(name: str, module: Any) -> LayerPair:
         v = module.v_mem
         return v if isinstance(v, Tensor) and v.ndim > 1 else None
 
+    # A row of thresholds meets the last axis, as torch lets it, and not the channels.
+    theta = threshold.reshape(()) if threshold.size == 1 else threshold[None]
     return LayerPair(
-        name=name, snn_name=name, snn=module, threshold=threshold.reshape(()) if threshold.size == 1 else threshold,
-        height=1.0, initial_fraction=0.0, neuron=type(module).__name__.removesuffix("Squeeze").lower(),
+        name=name, snn_name=name, snn=module, threshold=theta, height=1.0, initial_fraction=0.0,
+        neuron=type(module).__name__.removesuffix("Squeeze").lower(),
         layout="BT" if _squeezes(module) else "B,T", traits=traits, potential=potential, potentials=potentials,
     )  # fmt: skip
 
 
+def _reset_of(reset: Any, threshold: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+    if type(reset).__name__ != "MembraneSubtract":
+        return "zero"
+    value = reset.subtract_value
+    return "subtract" if value is None or bool((detached(value) == threshold).all()) else "a value of its own"
+
+
 def run(network: nn.Module, layers: Sequence[LayerPair]) -> dict[str, Any]:
     """How the network is run and reset, as arguments of `Subject`."""
-    squeezed = {layer.layout for layer in layers}
-    if len(squeezed) > 1:
+    layouts = {layer.layout for layer in layers}
+    if len(layouts) > 1:
         raise ProbeError("the network mixes squeezing layers and others", expected="one kind")
-    modules: list[Any] = [layer.snn for layer in layers]
-    sizes = [(module, module.batch_size, module.num_timesteps) for module in modules if _squeezes(module)]
+    modules: list[Any] = list(network.modules())
+    squeezing = [module for module in modules if _squeezes(module)]
+    unflattening = [module for module in modules if type(module).__name__ == "UnflattenTime"]
+    sizes = [(module, name, getattr(module, name)) for module in squeezing for name in ("batch_size", "num_timesteps")]
+    sizes += [(module, "batch_size", module.batch_size) for module in unflattening]
     return {
-        "reset": partial(_reset, modules),
-        "forward_snn": partial(_run, network, modules, squeezed == {"BT"}),
+        "reset": partial(_reset, [module for module in modules if _is_stateful(module)]),
+        "forward_snn": partial(_run, network, squeezing, unflattening, layouts == {"BT"}),
         "restore": partial(_restore, sizes),
         "family": NAME,
     }
@@ -89,22 +110,24 @@ def _reset(modules: list[Any]) -> None:
         module.reset_states()
 
 
-def _restore(sizes: list[tuple[Any, Any, Any]]) -> None:
-    for module, batch_size, timesteps in sizes:
-        module.batch_size, module.num_timesteps = batch_size, timesteps
+def _restore(sizes: list[tuple[Any, str, Any]]) -> None:
+    for module, name, size in sizes:
+        setattr(module, name, size)
 
 
-def _run(network: nn.Module, modules: list[Any], squeezed: bool, x: Tensor, timesteps: int) -> Iterator[Tensor]:
+def _run(
+    network: nn.Module, squeezing: list[Any], unflattening: list[Any], squeezed: bool, x: Tensor, timesteps: int
+) -> Iterator[Tensor]:
     samples = len(x)
     whole = x.unsqueeze(1).repeat(1, timesteps, *[1] * (x.ndim - 1))
-    if squeezed:
-        for module in modules:
-            # Whoever made the network may have meant another batch or T.
-            module.batch_size, module.num_timesteps = -1, timesteps
-        whole = whole.flatten(0, 1)
-    logits = logits_of(network(whole))
-    if squeezed:
-        logits = logits.reshape(samples, timesteps, *logits.shape[1:])
+    # Whoever made the network may have meant another batch or T.
+    for module in squeezing:
+        module.batch_size, module.num_timesteps = -1, timesteps
+    for module in unflattening:
+        module.batch_size = samples
+    logits = logits_of(network(whole.flatten(0, 1) if squeezed else whole))
+    if logits.ndim == 2 and len(logits) == samples * timesteps:
+        logits = logits.reshape(samples, timesteps, -1)
     if logits.ndim != 3 or logits.shape[:2] != (samples, timesteps):
         raise ProbeError(
             f"the network gives shape {tuple(logits.shape)} for {samples} samples and {timesteps} timesteps",

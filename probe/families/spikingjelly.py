@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from probe.errors import ProbeError
 from probe.families import LayerPair, Traits, detached, logits_of
+from probe.userfile import has_user_frame, user_traceback
 
 NAME = "spikingjelly"
 
@@ -66,7 +67,12 @@ INTEGRATORS = ("IFNode", "SimpleIFNode", "HalfThresholdIFNode")
 
 def _traits(module: Any) -> Traits:
     kind = type(module).__name__
-    return Traits(reset="subtract" if module.v_reset is None else "zero", leaky=kind not in INTEGRATORS)
+    ternary = kind.startswith("Ternary")
+    return Traits(
+        reset="subtract" if module.v_reset is None else "zero", leaky=kind not in INTEGRATORS,
+        signed=ternary, guarded=not ternary,
+        graded=hasattr(getattr(module, "surrogate_function", None), "max_spike_count"),
+    )  # fmt: skip
 
 
 def _start(module: Any, threshold: float) -> float:
@@ -149,7 +155,20 @@ def _reset(network: nn.Module) -> None:
 
 
 def _run_merged(network: nn.Module, x: Tensor, timesteps: int) -> Iterator[Tensor]:
-    logits = logits_of(network(x.unsqueeze(0).repeat(timesteps, *[1] * x.ndim)))
+    repeated = x.unsqueeze(0).repeat(timesteps, *[1] * x.ndim)
+    try:
+        output = network(repeated)
+    except (RuntimeError, ValueError, IndexError) as error:
+        shape, lines = "x".join(map(str, repeated.shape)), str(error).splitlines()
+        raise ProbeError(
+            f"the network in step mode 'm' cannot take (timestep, sample, ...), here {shape}: "
+            f"{lines[0] if lines else type(error).__name__}",
+            expected="a forward for all timesteps at once",
+            next_step="where its forward repeats the sample over time itself, pass the module inside that it repeats "
+            "it for",
+            trace=user_traceback(error) if has_user_frame(error) else "",
+        ) from None
+    logits = logits_of(output)
     if logits.ndim != 3 or len(logits) != timesteps:
         raise ProbeError(
             f"the network gives shape {tuple(logits.shape)} for {timesteps} timesteps in step mode 'm'",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from probe.analysis import parse_neuron, select_layers
 from probe.attribution import AnalogCoding, Coding, Statistics, why_not_even
 from probe.errors import ProbeError
@@ -39,7 +37,7 @@ def choose_sample(recording: Recording, sample: int) -> int:
 
 def choose_neuron(layer: Layer, neuron: Neuron) -> tuple[int, ...]:
     """The indices of a neuron, once it is known to be in the layer."""
-    return parse_neuron(layer, (neuron,) if isinstance(neuron, int | np.integer) else neuron)
+    return parse_neuron(layer, neuron)
 
 
 class Counted(NamedTuple):

@@ -42,9 +42,13 @@ def draw_phi(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
     axes.figure.colorbar(mesh, ax=axes, label="neurons (samples × neurons)")
     axes.plot([0, 1], [0, 1], "--", color="black", lw=1.0, label="φ = a")
     a, count = stairs(t, layer.initial_fraction)
-    axes.step(a, count / t, where="post", color=RED, lw=1.3, label="exact conversion")
+    # A ReLU goes on beyond θ, where the neuron fires at every timestep.
+    end = max(1.0, (shown.shape[1] - 0.5) / steps) if layer.levels is None else 1.0
+    axes.step(
+        np.append(a, end), np.append(count, count[-1]) / t, where="post", color=RED, lw=1.3, label="exact conversion"
+    )
     axes.set_facecolor("#F2F2F2")
-    axes.set_xlabel("activation a / θ")
+    axes.set_xlabel("activation a / θ" + ("" if layer.levels else ", to the nearest spike"))
     axes.set_ylabel(f"SNN output φ({'T' if t == layer.recording.timesteps else 't'}) / θ")
     legend_below(axes)
     axes.set_title(layer_title(layer, timestep=timestep))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,14 @@ import torch
 from torch import Tensor
 
 from probe.attribution import NO_ERROR, AnalogCoding, Ints, LayerStatistics, larger_error
-from probe.attribution.analog import BLOCK, UNIT, Block, to_limbs
+from probe.attribution.analog import BLOCK, Room, in_units, to_limbs
 from probe.tally.plan import Plan, first_inputs
+
+TILES = (4, 16, 64)
+"""Blocks that are counted together, for each thread, at most, and on an accelerator: few enough for the cache, many
+enough that the cost of a call does not count."""
+_rooms = threading.local()
+"""Of this thread, by device: the layers take turns, so one is enough for all."""
 
 
 class AnalogTally:
@@ -53,6 +60,7 @@ class AnalogTally:
         self.input_sum = torch.empty_like(self._activation, dtype=torch.float32)
         self._count = torch.zeros_like(self.input_sum)
         self._theta = self._row(self.plan.threshold).double()
+        self._tiles = list(self._cut())
         self._height = self._row(self.plan.spike_height)
         self._steps = torch.zeros(self.plan.timesteps, dtype=torch.float64, device=values.device)
         self._of_samples = np.full((len(values), len(self.plan.per_sample), 5), np.nan)
@@ -95,45 +103,67 @@ class AnalogTally:
         """Add this timestep to its histograms and sums; the sums of this batch's samples, (what, sample)."""
         if t not in self._bins:
             self._bins[t] = [torch.zeros(size, dtype=torch.int64, device=self._count.device) for size in coding.sizes]
-        batch = []
-        for rows in self._groups():
-            sums: Any = 0
-            for start in range(0, self._count.shape[1], BLOCK):
-                piece = (rows, slice(start, start + BLOCK))
-                theta = self._theta if self._theta.numel() == 1 else self._theta[:, piece[1]]
-                silenced = None if self._silenced is None else self._silenced[piece]
-                a, n, x = (values[piece].double() for values in (self._activation, self._count, self.input_sum))
-                block = coding.block(torch, a, n, x, theta, silenced)
-                for bins, codes in zip(self._bins[t], (block.first, block.second), strict=True):
-                    try:
-                        bins += torch.bincount(codes.view(-1), minlength=len(bins))
-                    except RuntimeError:
-                        # NaN became a code far below 0, or one above all others.
-                        raise FloatingPointError("NaN in a layer's input") from None
-                sums = sums + block.sums
-                self._note_largest(t, block, rows.start, start)
-            batch.append(sums)
-        values: npt.NDArray[np.float64] = torch.cat(batch, 1).cpu().numpy()
-        limbs = to_limbs(values).sum(1)
+        sums: dict[int, Any] = {}
+        for rows, columns, width in self._tiles:
+            theta, a, n, x = (
+                self._tile(values, rows, columns, width)
+                for values in (self._theta, self._activation, self._count, self.input_sum)
+            )
+            silenced = None if self._silenced is None else self._tile(self._silenced, rows, columns, width)
+            block = coding.block(_room_on(n.device), a, n, x, theta, silenced)
+            for bins, codes in zip(self._bins[t], (block.first, block.second), strict=True):
+                try:
+                    bins += torch.bincount(codes.reshape(-1), minlength=len(bins))
+                except RuntimeError:
+                    # NaN became a code far below 0; where it becomes another one, its sums tell.
+                    raise FloatingPointError("NaN in a layer's input") from None
+            # Block after block, whatever the tiles.
+            for of_block in block.sums.cpu().numpy().transpose(2, 0, 1):
+                sums[rows.start] = sums.get(rows.start, 0) + of_block
+            self._note_largest(t, block.total.reshape(len(n), -1), rows.start, columns.start)
+        values: npt.NDArray[np.float64] = np.concatenate(list(sums.values()), 1)
+        try:
+            limbs = to_limbs(values).sum(1)
+        except OverflowError:
+            raise FloatingPointError("NaN, infinity or nearly that in a layer's input") from None
         self._sums[t] = self._sums[t] + limbs if t in self._sums else limbs
         return values
 
-    def _groups(self) -> Iterator[slice]:
-        """Samples that are taken together; this does not change the order of any sum."""
-        samples, neurons = self._count.shape
-        together = max(1, BLOCK // neurons) if self._count.device.type == "cpu" else samples
-        for start in range(0, samples, together):
-            yield slice(start, min(start + together, samples))
+    @staticmethod
+    def _tile(values: Tensor, rows: slice, columns: slice, width: int) -> Tensor:
+        """Some neurons of some samples, or of θ, as (sample, block, neuron)."""
+        if values.shape[1] == 1:
+            return values[:, :, None] if len(values) == 1 else values[rows, :, None]
+        chosen = values[:, columns] if len(values) == 1 else values[rows, columns]
+        return chosen.view(len(chosen), -1, width)
 
-    def _note_largest(self, t: int, block: Block, row: int, column: int) -> None:
-        sizes = block.total.abs()
-        per_row = (sizes.amax(1) * UNIT).round_()
+    def _cut(self) -> Iterator[tuple[slice, slice, int]]:
+        """Tiles as (samples, neurons, neurons a block); they change the order of no sum."""
+        samples, neurons = self._activation.shape
+        each, most, elsewhere = TILES
+        on_cpu = self._activation.device.type == "cpu"
+        size = BLOCK * (min(each * torch.get_num_threads(), most) if on_cpu else elsewhere)
+        width = min(neurons, BLOCK)
+        whole = neurons // width * width
+        together = max(1, size // whole)
+        for row in range(0, samples, together):
+            rows = slice(row, min(row + together, samples))
+            for column in range(0, whole, size):
+                yield rows, slice(column, min(column + size, whole)), width
+            if whole < neurons:
+                yield rows, slice(whole, neurons), neurons - whole
+
+    def _note_largest(self, t: int, total: Tensor, row: int, column: int) -> None:
+        """Note the largest of some errors, (sample, neuron), if it is a new record."""
+        sizes = total.abs()
+        per_row = in_units(torch, sizes.amax(1))
         worst = float(per_row.max())
-        if not worst or worst < abs(int(self._largest[t][0])):
+        # Not so of NaN either.
+        if not worst >= max(1, abs(int(self._largest[t][0]))):
             return
         sample = int((per_row == worst).nonzero()[0])
-        neuron = int((sizes[sample] == sizes[sample].max()).nonzero()[0])
-        value = int(worst) if block.total[sample, neuron] > 0 else -int(worst)
+        neuron = int((in_units(torch, sizes[sample]) == worst).nonzero()[0])
+        value = int(worst) if total[sample, neuron] > 0 else -int(worst)
         found = np.array([value, self._first + row + sample, column + neuron], np.int64)
         self._largest[t] = larger_error(self._largest[t], found)
 
@@ -170,3 +200,8 @@ class AnalogTally:
         )
         self._forget()
         return gathered
+
+
+def _room_on(device: torch.device) -> Room:
+    room: Room = vars(_rooms).setdefault(str(device), Room(torch, device=device))
+    return room

@@ -76,7 +76,7 @@ class LevelTally:
             if values.size == 1:
                 return torch.tensor(values.item(), dtype=torch.float32, device=device)
             spread = np.broadcast_to(values, (1, *shape)).reshape(-1)
-            return torch.from_numpy(np.ascontiguousarray(spread)).to(device)
+            return torch.from_numpy(np.array(spread)).to(device)
 
         self._like = (shape, device)
         self._scale = row(self._coding.scale(self.plan.threshold))

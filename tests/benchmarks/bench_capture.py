@@ -123,10 +123,12 @@ def bench_capture(rounds: int, batch: int, folder: Path) -> None:
         network, data=data, samples=batch, timesteps=T, batch_size=batch, record="stats",
         output=folder / "stats.h5", overwrite=True,
     )  # fmt: skip
-    subject = planned.subject
+    subject = planned.prepared.subject
     network.eval(), subject.ann.eval(), subject.snn.eval()
     x = torch.from_numpy(data.load(planned.indices))
-    run = Run(subject, planned.surveyed, planned.layers, Drop(), record="stats", timesteps=T, grid=time_grid(T))
+    run = Run(
+        subject, planned.prepared.surveyed, planned.layers, Drop(), record="stats", timesteps=T, grid=time_grid(T)
+    )
 
     def bare() -> None:
         with torch.inference_mode():
@@ -169,7 +171,15 @@ def bench_write(rounds: int, samples: int, folder: Path) -> None:
         output=folder / "full.h5", overwrite=True,
     )  # fmt: skip
     kept = Keep()
-    run = Run(planned.subject, planned.surveyed, planned.layers, kept, record="full", timesteps=T, grid=time_grid(T))
+    run = Run(
+        planned.prepared.subject,
+        planned.prepared.surveyed,
+        planned.layers,
+        kept,
+        record="full",
+        timesteps=T,
+        grid=time_grid(T),
+    )
     with run.hooked():
         run.batch(torch.from_numpy(data.load(planned.indices)), 0)
     gathered = {tap.info.index: tap.tally.take() for tap in run.taps}
