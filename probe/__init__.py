@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probe.analysis import accuracy as accuracy
+    from probe.analysis import error_figures as error_figures
     from probe.analysis import layer_table as layer_table
     from probe.analysis import trace as trace
     from probe.analysis import unevenness as unevenness
+    from probe.compare import diff as diff
+    from probe.conditions import check as check
     from probe.errors import ProbeError as ProbeError
     from probe.families import LayerPair as LayerPair
     from probe.families import Subject as Subject
@@ -28,16 +31,23 @@ if TYPE_CHECKING:
     from probe.recording import Recording as Recording
     from probe.recording import open_recording as open  # noqa: F401
     from probe.session import capture as capture
+    from probe.study import sweep as sweep
+    from probe.what_if import suppose as suppose
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "capture": ("probe.session", "capture"),
+    "sweep": ("probe.study", "sweep"),
     "open": ("probe.recording", "open_recording"),
     "unevenness": ("probe.analysis", "unevenness"),
     "accuracy": ("probe.analysis", "accuracy"),
+    "error_figures": ("probe.analysis", "error_figures"),
+    "check": ("probe.conditions", "check"),
+    "diff": ("probe.compare", "diff"),
     "layer_table": ("probe.analysis", "layer_table"),
     "trace": ("probe.analysis", "trace"),
+    "suppose": ("probe.what_if", "suppose"),
     "draw": ("probe.plots", "draw"),
     "Recording": ("probe.recording", "Recording"),
     "ProbeError": ("probe.errors", "ProbeError"),

@@ -33,7 +33,12 @@ def _listed(layers: Sequence[str | int] | str | int | None) -> Sequence[str | in
     return [layers] if isinstance(layers, str | int) else layers
 
 
-def _check_timestep(recording: Recording, timestep: int | None) -> int:
+def check_timestep(recording: Recording, timestep: int | None) -> int:
+    """The t that was asked for, T by default.
+
+    Raises:
+        ProbeError: the recording has no such t.
+    """
     if timestep is None:
         return recording.timesteps
     if not 1 <= timestep <= recording.timesteps:
@@ -66,8 +71,11 @@ def unevenness(
         ProbeError: no such layer or t, an array that the recording does not hold, or a difference.
     """
     opened = _opened(recording)
-    t = _check_timestep(opened, timestep)
+    t = check_timestep(opened, timestep)
     chosen = select_layers(opened.layers, _listed(layers))
+    if not _listed(layers) and any(layer.paired for layer in chosen):
+        # Those without an ANN partner have no error; asked for by name, they say so.
+        chosen = [layer for layer in chosen if layer.paired]
     return {
         "schema": "probe-unevenness/1",
         "file": str(opened.path),
@@ -242,23 +250,31 @@ def accuracy(recording: Recording | str | Path = "recording.h5") -> dict[str, An
     The SNN's class at t is the largest of its logits summed up to t.
     """
     opened = _opened(recording)
-    labels = opened.labels
-    summed = np.cumsum(opened.snn_logits.astype(np.float64), axis=1)
-    right = (summed.argmax(2) == labels[:, None]).mean(0)
+    ann, snn = right_answers(opened)
     return {
         "schema": "probe-accuracy/1",
         "file": str(opened.path),
         "samples": opened.samples,
         "complete": opened.complete,
-        "ann": float((opened.ann_logits.argmax(1) == labels).mean()) if opened.has_ann else None,
-        "snn": {str(t + 1): float(value) for t, value in enumerate(right)},
+        "ann": None if ann is None else float(ann.mean()),
+        "snn": {str(t + 1): float(value) for t, value in enumerate(snn.mean(0))},
     }
 
 
-def layer_table(recording: Recording | str | Path = "recording.h5") -> dict[str, Any]:
-    """Each layer's name, shape, threshold, firing rate and the shares of neurons that never fire or always do.
+def right_answers(recording: Recording) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_]]:
+    """Which samples the ANN, if there is one, and the SNN at every t have right: (sample,) and (sample, timestep)."""
+    labels = recording.labels
+    summed = np.cumsum(recording.snn_logits.astype(np.float64), axis=1)
+    ann = recording.ann_logits.argmax(1) == labels if recording.has_ann else None
+    return ann, summed.argmax(2) == labels[:, None]
 
-    A neuron is silent if it never fired in any sample, saturated if it fired at every t of every sample.
+
+def layer_table(recording: Recording | str | Path = "recording.h5") -> dict[str, Any]:
+    """Each layer's name, shape, threshold, firing rate, what its spikes cost, and the shares that never or always fire.
+
+    A neuron is silent if it never fired in any sample, saturated if it fired at every t of every sample. Synaptic
+    operations are spikes times fan-out (see `probe.cost`), of one sample over all T; `macs` are the ANN's
+    multiply-accumulates on what the layer feeds. Both are None where unknown, with `cost_reason`.
     """
     opened = _opened(recording)
     rows = []
@@ -278,10 +294,67 @@ def layer_table(recording: Recording | str | Path = "recording.h5") -> dict[str,
                 "spikes_per_sample": float(spikes.sum() / opened.samples),
                 "silent": float((spikes == 0).mean()),
                 "saturated": float((spikes == most).mean()),
+                **_layer_cost(layer),
             }
         )
     return {"schema": "probe-layers/1", "file": str(opened.path), "samples": opened.samples,
-            "complete": opened.complete, "layers": rows}  # fmt: skip
+            "complete": opened.complete, "cost": _network_cost(opened, rows), "layers": rows}  # fmt: skip
+
+
+def _layer_cost(layer: Layer) -> dict[str, Any]:
+    """Mean fan-out, synaptic operations of one sample over all T, and the ANN's multiply-accumulates."""
+    unknown = {"fan_out": None, "synaptic_operations": None, "macs": None}
+    fact = layer.recording.facts.get("cost", {}).get("layers", {}).get(str(layer.index))
+    if fact is None:
+        return {**unknown, "cost_reason": "recorded before fan-outs were"}
+    if "reason" in fact:
+        return {**unknown, "cost_reason": fact["reason"]}
+    try:
+        places = [np.zeros(size, int) if place is None else np.array(place, int)
+                  for size, place in zip(layer.shape, fact["fan_out"]["places"], strict=True)]  # fmt: skip
+        fan_out = np.array(fact["fan_out"]["values"], np.float64)[np.ix_(*places)].reshape(layer.shape)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise ProbeError(
+            f"{layer.recording.path}: the fan-outs of layer {layer.index} cannot be read ({error})",
+            expected="a whole recording", next_step="capture it again",
+        ) from None  # fmt: skip
+    # What is kept of each neuron is net, and a negative spike costs as much as a positive one.
+    spikes = _events_per_neuron(layer) if layer.info.signed else layer.spikes_per_neuron
+    operations = None if spikes is None else float((spikes * fan_out).sum() / layer.recording.samples)
+    reason = None if fact["macs"] is not None else "there is no ANN"
+    if operations is None:
+        reason = "spikes are negative too, and each is kept from --record spikes on"
+    return {"fan_out": float(fan_out.mean()), "synaptic_operations": operations, "macs": fact["macs"],
+            "cost_reason": reason}  # fmt: skip
+
+
+def _events_per_neuron(layer: Layer) -> npt.NDArray[np.int64] | None:
+    """Spikes of either sign at all T, summed over samples; None where the recording does not hold each."""
+    if not layer.has("snn_spikes"):
+        return None
+    total = np.zeros(layer.shape, np.int64)
+    for first in range(0, layer.recording.samples, SAMPLES_AT_ONCE):
+        spikes = layer.read("snn_spikes", slice(first, first + SAMPLES_AT_ONCE))
+        total += np.abs(spikes).sum((0, 1), dtype=np.int64)
+    return total
+
+
+def _network_cost(recording: Recording, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Synaptic operations of all layers, and the ANN's multiply-accumulates, of one sample.
+
+    `dense_macs` are those of weighted layers that are fed numbers, as the image, also in the SNN: at every t.
+    """
+    fact = recording.facts.get("cost", {})
+    operations = [row["synaptic_operations"] for row in rows]
+    whole = len(rows) == len(fact.get("layers", rows))
+    known = whole and None not in operations
+    reason = next((row["cost_reason"] for row in rows if row["cost_reason"]), None) or fact.get("reason")
+    return {
+        "synaptic_operations": sum(operations) if known else None,
+        "macs": fact.get("macs"),
+        "dense_macs": fact.get("dense_macs"),
+        "reason": "only some layers are recorded" if not whole else reason,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ trace

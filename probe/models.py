@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from probe import calibration
 from probe.errors import ProbeError
-from probe.families import Subject, convert, qcfs_merged, qcfs_stepwise, rewriting, sinabs, snntorch, spikingjelly
-from probe.families.activations import activations_of
-from probe.neurons import NEURONS, NeuronSpec
+from probe.families import (
+    LayerPair,
+    Subject,
+    convert,
+    qcfs_merged,
+    qcfs_stepwise,
+    rewriting,
+    sinabs,
+    snntorch,
+    spikingjelly,
+)
+from probe.families.activations import Activation, activations_of
+from probe.methods import METHODS, Neurons, Parameters
 from probe.pairing import joined, order_of, pair, spiking_shape
 from probe.run import evaluating, understandable
 
-SPIKING: tuple[ModuleType, ...] = (qcfs_stepwise, spikingjelly, snntorch, sinabs)
+SPIKING: tuple[ModuleType, ...] = (qcfs_stepwise, spikingjelly, snntorch, sinabs, qcfs_merged)
 """Families of networks that spike, each with `match`, `spiking_layers` and `run`; another is a file and a word here."""
 DEFAULT_T = 8
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+BENT = (
+    nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
+    nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Softplus,
+)  # fmt: skip
+"""Activations that no IF neuron stands for: a conversion leaves them analog, and says so."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Options:
         pairs: activation -> spiking layer, given by hand.
         calibrate, per: how θ of a ReLU network is found, see `probe.calibration`.
         average_pool: replace max-pooling by average pooling, in the ANN too.
+        initial_potential: v(0) of a conversion, in units of θ.
     """
 
     neuron: str | None = None
@@ -47,26 +66,45 @@ class Options:
     calibrate: str = "99.9%"
     per: str = "layer"
     average_pool: bool = False
+    initial_potential: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.neuron is not None and self.neuron not in NEURONS:
-            raise ProbeError(f"unknown neuron {self.neuron!r}", expected=f"one of {', '.join(NEURONS)}")
+        if self.neuron is not None and self.neuron not in METHODS:
+            raise ProbeError(f"unknown neuron {self.neuron!r}", expected=f"one of {', '.join(METHODS)}")
         if self.levels is not None and not 1 <= self.levels <= 255:
             raise ProbeError(f"{self.levels} levels", expected="1 to 255", next_step="pass --levels L")
         if not 1 <= self.presteps <= 1000:
             raise ProbeError(
                 f"{self.presteps} pre-simulation steps", expected="1 to 1000", next_step="pass --srp-steps N"
             )
+        if not 0 <= self.initial_potential < 1:
+            raise ProbeError(
+                f"v(0) = {self.initial_potential:g} θ", expected="0 up to, but not, 1",
+                next_step="pass --initial-potential F",
+            )  # fmt: skip
         calibration.check_rule(self.calibrate)
 
     @property
-    def spec(self) -> NeuronSpec:
-        """The neuron of a conversion."""
-        return NeuronSpec.named(self.neuron or "if", presteps=self.presteps)
+    def spec(self) -> Neurons:
+        """The neurons of a conversion."""
+        parameters = Parameters(self.timesteps or DEFAULT_T, self.presteps, self.initial_potential)
+        return METHODS[self.neuron or "if"].neurons(parameters)
 
 
 Batches = Callable[[], Iterable[Tensor]]
 """Gives the calibration samples, batch by batch, as often as it is called."""
+
+
+def unwrapped(model: Any) -> Any:
+    """A network, or each of a pair, without DataParallel, DistributedDataParallel and torch.compile around it."""
+    if isinstance(model, tuple | list):
+        return tuple(unwrapped(one) for one in model)
+    while isinstance(model, nn.Module):
+        inner = model.module if isinstance(model, WRAPPERS) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+    return model
 
 
 def networks_of(model: Any) -> tuple[nn.Module, ...]:
@@ -100,6 +138,7 @@ def adapt(model: Any, x: Tensor, options: Options | None = None, batches: Batche
         ProbeError: the model, the neuron or a number does not fit.
     """
     options = options or Options()
+    model = unwrapped(model)
     networks = networks_of(model)
     if isinstance(model, Subject):
         return _checked(model)
@@ -138,7 +177,8 @@ def _of_network(
             next_step="convert a copy: copy.deepcopy(ann)",
         )
     for family in SPIKING:
-        if family.match(network):
+        # One with two modes is an ANN too, which `neuron` converts.
+        if family is not qcfs_merged and family.match(network):
             _refuse_options(options, family.NAME)
             layers = family.spiking_layers(network)
             return Subject(snn=network, layers=layers, **family.run(network, layers))
@@ -190,9 +230,12 @@ def _converted(network: nn.Module, x: Tensor, options: Options, batches: Batches
     skipped = [name for name in rectifiers if name not in found]
     if len(skipped) == len(activations):
         raise ProbeError(f"layer {skipped[0]} is never called by the ANN", expected="activations in the forward")
-    return convert.adapt(
+    subject = convert.adapt(
         network, options.neuron or "if", options.spec, levels=options.levels, thresholds=found, skipped=skipped
     )
+    analog = [f"ANN {name} ({type(one).__name__}, left analog)" for name, one in network.named_modules()
+              if isinstance(one, BENT)]  # fmt: skip
+    return replace(subject, unpaired=(*subject.unpaired, *analog))
 
 
 def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Subject:
@@ -207,7 +250,13 @@ def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Sub
     _refuse_options(options, family.NAME)
     layers = family.spiking_layers(snn)
     alone = Subject(snn=snn, layers=layers, **family.run(snn, layers))
+    # An ANN with a mode switch may have been left at any T.
+    modes = qcfs_merged.match(ann)
+    found_at = qcfs_merged.timesteps_of(ann) if modes else 0
+    forward_ann = partial(convert.analog, ann) if modes else None
     with evaluating(ann, snn), torch.no_grad(), understandable(ann, x):
+        if modes:
+            qcfs_merged.set_timesteps(ann, 0)
         ann = rewriting.separated(ann, lambda: ann(x.clone()))
         activations = activations_of(ann)
         if not activations:
@@ -228,14 +277,38 @@ def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Sub
         finally:
             alone.reset()
             alone.restore()
-    paired, unpaired = joined(layers, activations, pair(seen_ann, seen_snn, options.pairs))
+    partners = pair(seen_ann, seen_snn, options.pairs)
+    _check_thresholds(by_name, activations, partners)
+    paired, unpaired = joined(layers, activations, partners)
     if len(unpaired) == len(layers) + len(activations):
         raise ProbeError(
             f"no activation of the ANN has the shape of a spiking layer: {', '.join(map(str, seen_ann[:4]))} and "
             f"{', '.join(map(str, seen_snn[:4]))}",
             expected="the ANN that the SNN was converted from",
         )
-    return replace(alone, ann=ann, layers=paired, unpaired=unpaired)
+
+    def restore() -> None:
+        alone.restore()
+        if modes:
+            qcfs_merged.set_timesteps(ann, found_at)
+
+    restore()
+    return replace(alone, ann=ann, layers=paired, unpaired=unpaired, forward_ann=forward_ann, restore=restore)
+
+
+def _check_thresholds(
+    layers: Mapping[str, LayerPair], activations: Mapping[str, Activation], partners: Mapping[str, str]
+) -> None:
+    """A QCFS activation and its neuron have one θ."""
+    for snn_name, ann_name in partners.items():
+        theta, other = activations[ann_name].threshold, layers[snn_name].theta
+        if theta is None or theta.size != other.size or np.allclose(theta.ravel(), other.ravel(), rtol=1e-3):
+            continue
+        raise ProbeError(
+            f"ANN {ann_name} has θ = {float(theta.mean()):.6g} and SNN {snn_name} has {float(other.mean()):.6g}",
+            expected="one threshold in both",
+            next_step="check that the SNN was made from this ANN, or pass --pair ANN.NAME=SNN.NAME",
+        )
 
 
 def _seen(network: nn.Module) -> str:

@@ -8,7 +8,7 @@ its input has the shape (T * sample, ...) with the timesteps outermost ("T-major
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,20 @@ class NeuronSpec:
     """τ, SRP's pre-simulation steps; 0 for no SRP."""
     initial_potential: float = 0.5
     """v(0) in units of θ."""
+
+    layout: ClassVar[str] = "step"
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """What differs from a plain IF neuron, as `probe.families.Traits` names it."""
+        negative = self.negative
+        return {
+            "signed": negative is not None, "guarded": negative is None or negative.guarded, "presteps": self.presteps,
+        }  # fmt: skip
+
+    def make(self, theta: Tensor) -> IF:
+        """A layer of such neurons with threshold θ."""
+        return IF(theta, self)
 
     @classmethod
     def named(cls, name: str, *, presteps: int = 4, initial_potential: float = 0.5) -> NeuronSpec:

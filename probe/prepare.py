@@ -23,6 +23,7 @@ from probe.models import DEFAULT_T, Options, adapt, networks_of
 from probe.run import Survey, survey
 
 LARGEST_T = 10_000
+DEFAULT_SWEEP_T = 64
 CALIBRATION_BATCH = 50
 
 
@@ -39,7 +40,8 @@ class Source:
         split, data_root, download, normalize, image_size: as for `open_data`.
         samples: how many, balanced over classes by `seed`; None for all, in order.
         timesteps: T; None for what the network is made for, else 8.
-        neuron, srp_steps, levels, pairs, calibrate, calibrate_per, average_pool: as `Options` of `probe.models`.
+        neuron, srp_steps, levels, pairs, calibrate, calibrate_per, average_pool, initial_potential: as `Options` of
+            `probe.models`.
         calibration_samples: how many, of the split `train` where there is one.
         device: `cpu`, `cuda`, `mps` or `auto`; None for the network's own.
     """
@@ -65,6 +67,7 @@ class Source:
     calibrate_per: str = "layer"
     calibration_samples: int = 200
     average_pool: bool = False
+    initial_potential: float = 0.5
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +92,7 @@ class Source:
         return Options(
             neuron=self.neuron, presteps=self.srp_steps, levels=self.levels, timesteps=self.timesteps, pairs=self.pairs,
             calibrate=self.calibrate, per=self.calibrate_per, average_pool=self.average_pool,
+            initial_potential=self.initial_potential,
         )  # fmt: skip
 
     def open_data(self, name: str, split: str) -> DataSet:
@@ -106,7 +110,7 @@ class Prepared:
     Attributes:
         name: the model's, as a recording keeps it.
         checkpoint_sha256: of the checkpoint; empty without one.
-        subject, surveyed: the networks, on `device`.
+        subject, surveyed: the networks, on `device`, fed samples of `dtype`.
         data, indices: the samples.
         timesteps: T.
         homes: where each network was, and is put back by `release`.
@@ -121,8 +125,13 @@ class Prepared:
     indices: Indices
     timesteps: int
     device: torch.device
+    dtype: torch.dtype
     homes: tuple[tuple[nn.Module, torch.device], ...]
     notes: tuple[str, ...]
+
+    def load(self, chosen: Indices) -> Tensor:
+        """Samples as the networks take them."""
+        return torch.from_numpy(self.data.load(chosen)).to(self.device, self.dtype)
 
     def release(self) -> None:
         """Put the user's networks back where they were."""
@@ -154,24 +163,30 @@ def prepare(source: Source) -> Prepared:
             notes.append(note)
         chosen = choose_samples(samples.labels, min(source.calibration_samples, len(samples)), source.seed)
         for first in range(0, len(chosen), CALIBRATION_BATCH):
-            yield torch.from_numpy(samples.load(chosen[first : first + CALIBRATION_BATCH])).to(device)
+            yield torch.from_numpy(samples.load(chosen[first : first + CALIBRATION_BATCH])).to(device, dtype)
 
+    dtype = _dtype_of(networks)
     for network in networks:
         network.to(device)
     try:
-        x = torch.from_numpy(data.load(indices[:1])).to(device)
+        x = torch.from_numpy(data.load(indices[:1])).to(device, dtype)
         subject = adapt(opened.model, x, source.options, calibration)
         for network in subject.networks:
             network.to(device)
         timesteps = _timesteps(source.timesteps, subject)
         surveyed = survey(subject, x, timesteps)
         _check_classes(surveyed, data)
+        if source.average_pool and any(bend.operation == "max-pooling" for bend in surveyed.bends):
+            raise ProbeError(
+                "--average-pool cannot replace functional max-pooling", expected="nn.MaxPool modules",
+                next_step="write the pooling as a module in the model",
+            )  # fmt: skip
     except BaseException:
         for network, home in homes:
             network.to(home)
         raise
     return Prepared(
-        opened.name, opened.checkpoint_sha256, subject, surveyed, data, indices, timesteps, device, homes,
+        opened.name, opened.checkpoint_sha256, subject, surveyed, data, indices, timesteps, device, dtype, homes,
         (*notes, *_notes(subject, surveyed)),
     )  # fmt: skip
 
@@ -200,6 +215,12 @@ def _calibration_samples(source: Source, given: str | DataSet, data: DataSet) ->
 
 def _device_of(network: nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def _dtype_of(networks: tuple[nn.Module, ...]) -> torch.dtype:
+    """What the networks are fed: the type of their first floating-point parameter."""
+    found = (parameter.dtype for network in networks for parameter in network.parameters())
+    return next((dtype for dtype in found if dtype.is_floating_point), torch.float32)
 
 
 def find_device(name: str) -> torch.device:

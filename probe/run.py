@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from probe.attribution import LEVEL_TOLERANCE, why_not_even
 from probe.commuting import Bend, bends, plain
+from probe.cost import Wiring, cost_fact, wiring_of
 from probe.errors import ProbeError
 from probe.families import LayerPair, Subject, time_first
 from probe.recording.schema import LayerInfo, per_sample_grid
@@ -46,6 +47,7 @@ class Survey:
         timesteps: how many the SNN was run.
         trained: modules found in training mode.
         bends: operations on spikes that do not commute with averaging over time.
+        cost: what a spike of each layer costs, see `probe.cost`.
     """
 
     pairs: tuple[LayerPair, ...]
@@ -56,6 +58,7 @@ class Survey:
     timesteps: int
     trained: tuple[str, ...]
     bends: tuple[Bend, ...] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -137,6 +140,8 @@ def survey(subject: Subject, x: Tensor, timesteps: int = 2) -> Survey:
     trained = tuple(dict.fromkeys(name or "the network itself" for name in found))
     logits: list[Tensor] = []
     bent: list[Bend] = []
+    ends = {pair.name: (pair.entry or pair.snn, pair.snn) for pair in subject.layers}
+    wiring = Wiring()
     # Version counters exist outside inference mode only.
     with torch.no_grad(), evaluating(*subject.networks), contextlib.ExitStack() as stack:
         for handle in surveyor.hooks():
@@ -146,18 +151,36 @@ def survey(subject: Subject, x: Tensor, timesteps: int = 2) -> Survey:
         with understandable(subject.snn, x):
             if subject.ann is not None:
                 surveyor.network = "ann"
-                logits.append(subject.run_ann(x.clone()))
+                activations = {pair.name: (pair.ann, pair.ann) for pair in subject.layers if pair.ann is not None}
+                wiring = wiring_of(subject.ann, activations, lambda: logits.append(subject.run_ann(x.clone())))
             surveyor.network = "snn"
-            ends = [(pair.entry or pair.snn, pair.snn) for pair in subject.layers]
 
             def run_snn() -> None:
                 logits.extend(one for one in subject.run_snn(x.clone(), steps) if one is not None)
 
-            bent = bends(subject.snn, ends, run_snn)
+            def run_bends() -> None:
+                bent.extend(bends(subject.snn, list(ends.values()), run_snn))
+
+            if subject.ann is None:
+                wiring = wiring_of(subject.snn, ends, run_bends)
+            else:
+                run_bends()
     classes = {tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in logits}
-    if len(classes) != 1 or not isinstance(logits[0], Tensor) or logits[0].ndim != 2:
-        shapes = " and ".join(str(one) for one in sorted(classes, key=str))
-        raise ProbeError(f"the networks' outputs have shape {shapes}", expected="logits (sample, class), alike in both")
+    short = len(logits) != steps + (subject.ann is not None)
+    if (
+        short
+        or len(classes) != 1
+        or not isinstance(logits[0], Tensor)
+        or logits[0].ndim != 2
+        or len(logits[0]) != len(x)
+    ):
+        shapes = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in logits]
+        of_ann = f"ANN {shapes[0]} and " if subject.ann is not None and shapes else ""
+        of_snn = dict.fromkeys(map(str, shapes[bool(of_ann) :]))
+        raise ProbeError(
+            f"the outputs have shape {of_ann}SNN {', '.join(of_snn)}" + (f", {len(logits)} in all" if short else ""),
+            expected="logits (sample, class), alike in both, one of the SNN at each timestep",
+        )
     _check_calls(surveyor, subject, steps)
     pairs, infos = [], []
     for index, name in enumerate(surveyor.order):
@@ -165,9 +188,11 @@ def survey(subject: Subject, x: Tensor, timesteps: int = 2) -> Survey:
         pairs.append(pair)
         infos.append(info)
     calls = {name: (number["ann"], number["snn"]) for name, number in surveyor.calls.items()}
+    cost = cost_fact(wiring, {info.name: info.shape for info in infos}, of_ann=subject.ann is not None)
     return Survey(
-        tuple(pairs), tuple(infos), logits[0].shape[1], frozenset(surveyor.rewrites), calls, steps, trained, tuple(bent)
-    )
+        tuple(pairs), tuple(infos), logits[0].shape[1], frozenset(surveyor.rewrites), calls, steps, trained,
+        tuple(bent), cost,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -231,7 +256,8 @@ def _described(
     if pair.layout == "step":
         x, output = torch.stack(inputs[-2:]), torch.stack(outputs[-steps:])
     else:
-        x, output = (time_first(one[0], pair.layout, steps, samples) for one in (inputs, outputs))
+        x = time_first(inputs[0], pair.layout, steps, samples, fed=True)
+        output = time_first(outputs[0], pair.layout, steps, samples)
     shape = tuple(output.shape[2:])
     pair = replace(pair, threshold=_fitted(pair, pair.theta, shape), height=_fitted(pair, pair.spike_height, shape))
     _check_spikes(pair, output)
@@ -317,6 +343,17 @@ def _encoding(info: LayerInfo, activation: Tensor) -> str:
 # --------------------------------------------------------------------------------------------------------- run
 
 
+def _check_logits(ann: Tensor | None, steps: Sequence[Tensor], samples: int, timesteps: int, classes: int) -> None:
+    """Logits of every sample at every timestep: a network with a loop of its own may give others."""
+    shapes = {tuple(logits.shape) for logits in (*([] if ann is None else [ann]), *steps)}
+    if len(steps) != timesteps or shapes != {(samples, classes)}:
+        got = " and ".join(map(str, sorted(shapes)))
+        raise ProbeError(
+            f"the networks give logits of shape {got} at {len(steps)} timesteps",
+            expected=f"({samples}, {classes}) at each of {timesteps}",
+        )
+
+
 def digest(sample: npt.NDArray[Any]) -> int:
     """64 bits of the BLAKE2b hash of an array's bytes."""
     return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(sample).data, digest_size=8).digest(), "little")
@@ -386,11 +423,11 @@ class Run:
         first = args[0]
         if len(first) != self._samples or layout in ("T,B", "B,T"):
             try:
-                first = time_first(first, layout, self.timesteps, self._samples)[0]
+                first = time_first(first, layout, self.timesteps, self._samples, fed=True)[0]
             except ProbeError:
                 # A network of the user that is fed in a layout of its own.
                 return
-        fed.extend(digest(sample) for sample in numpy_of(first))
+        fed.extend(digest(sample) for sample in numpy_of(first.float()))
 
     def digests(self) -> tuple[Digests, Digests]:
         """64-bit hashes of what the ANN and the SNN were fed in the latest batch, each (sample,)."""
@@ -441,10 +478,11 @@ class Run:
             for tap in self.taps:
                 tap.end()
             self._start("")
-            snn = torch.stack(steps, 1)
+        _check_logits(ann, steps, len(x), self.timesteps, self.surveyed.classes)
+        snn = torch.stack(steps, 1)
         for fed in self._fed.values():
             # What did not pass as a positional tensor is known to be what it was given here.
-            fed.extend(digest(sample) for sample in numpy_of(x) if len(fed) < len(x))
+            fed.extend(digest(sample) for sample in numpy_of(x.float()) if len(fed) < len(x))
         for name, values in (("ANN", ann), ("SNN", snn)):
             if values is not None and not bool(torch.isfinite(values).all()):
                 raise ProbeError(
@@ -488,6 +526,7 @@ class Run:
             "fed": {"differing_samples": self.fed_differently},
             "operations": sorted({type(module).__name__ for module in self.subject.snn.modules() if _is_leaf(module)}),
             "on_spikes": plain(self.surveyed.bends),
+            "cost": self.surveyed.cost,
             "pairs": {info.name: info.snn_name for info in self.surveyed.infos},
             "unpaired": list(self.subject.unpaired),
             "oracles": {

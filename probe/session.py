@@ -120,8 +120,7 @@ class Capture:
 
     def _batch(self, run: Run, writer: Writer, first: int) -> None:
         chosen = self.indices[first : first + self.info.batch_size]
-        images = self.prepared.data.load(chosen)
-        ann, snn = run.batch(torch.from_numpy(images).to(self.prepared.device), first)
+        ann, snn = run.batch(self.prepared.load(chosen), first)
         digest_ann, digest_snn = run.digests()
         values: dict[str, Any] = {
             "index": chosen, "label": self.prepared.data.labels[chosen], "digest_snn": digest_snn,

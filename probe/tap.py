@@ -214,7 +214,8 @@ class Tap:
         if self.seen:
             raise self._called_again()
         self.seen = self.timesteps
-        inputs, outputs = (time_first(values, self.info.layout, self.timesteps, self.samples) for values in (x, output))
+        inputs = time_first(x, self.info.layout, self.timesteps, self.samples, fed=True)
+        outputs = time_first(output, self.info.layout, self.timesteps, self.samples)
         kept = self.pair.potentials() if self._keeps_potential else None
         for t in range(1, self.timesteps + 1):
             v = None if kept is None else kept[t - 1]
@@ -225,9 +226,9 @@ class Tap:
             raise self._called_again()
 
     def _called_again(self) -> ProbeError:
-        at = f"at t = {self.timestep}" if self.timestep is not None else "before the run is over"
+        by = f"at t = {self.timestep}" if self.timestep is not None else "before the run is over"
         return ProbeError(
-            f"{self._where} has been called {self.seen} times {at} of the SNN",
+            f"{self._where} has been called {self.seen} times by the SNN {by}",
             expected="one call a timestep, whatever the batch",
             next_step="give each use a module of its own",
         )

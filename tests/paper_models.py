@@ -223,10 +223,15 @@ class CosLayer(nn.Module):
         steps = x.unsqueeze(0).repeat(self.sim_len, 1, 1, 1, 1) if alone else x.view(self.sim_len, -1, *x.shape[1:])
         self.neuron.reset()
         self.neuron(torch.full_like(steps[0], 0.5))
-        fired = [self.neuron(step / self.v_threshold) for step in steps[: self.presim_len]]
-        n, v = torch.stack(fired).sum(0), self.neuron.v
-        start = torch.full_like(v, 0.5)
-        start = torch.where((v < 0) & (n > 0), start - 1, torch.where(v >= 1, start + 1, start))
+        fired, quiet, n = [], [], torch.zeros_like(steps[0])
+        for step in steps[: self.presim_len]:
+            spike = self.neuron(step / self.v_threshold)
+            n = n + spike
+            fired.append(torch.where(spike > 0, self.neuron.v + 1, 1000.0))
+            quiet.append(torch.where(spike > 0, -1000.0, self.neuron.v))
+        v, weakest, strongest = self.neuron.v, torch.stack(fired).amin(0), torch.stack(quiet).amax(0)
+        fewer, more = 0.5 - (weakest - 0.999).clamp(min=1), 0.5 + (1.001 - strongest).clamp(min=1)
+        start = torch.where(v >= 1, more, torch.where((v < 0) & (n > 0), fewer, 0.5))
         self.neuron.reset()
         self.neuron.v = start
         spikes = torch.cat([self.neuron(step / self.v_threshold) for step in steps])

@@ -413,7 +413,9 @@ class Fickle(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(("calls", "told"), [(2, "has been called 2 times at t = 1"), (0, "was called 0 times")])
+@pytest.mark.parametrize(
+    ("calls", "told"), [(2, "has been called 2 times by the SNN at t = 1"), (0, "was called 0 times")]
+)
 def test_calls_are_counted_in_the_run_itself(calls: int, told: str, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=told):
         probe.capture(Fickle(calls), data="digits", samples=10, output=tmp_path / "r.h5")
@@ -474,6 +476,6 @@ def test_silenced_neurons_are_told_apart(recordings: Callable[..., Path]) -> Non
 
 def test_names_of_neurons_are_the_same_on_the_command_line() -> None:
     from probe.cli.source import NEURONS as ON_THE_COMMAND_LINE
-    from probe.neurons import NEURONS
+    from probe.methods import METHODS
 
-    assert ON_THE_COMMAND_LINE == NEURONS
+    assert tuple(METHODS) == ON_THE_COMMAND_LINE

@@ -143,8 +143,12 @@ def test_trace_walks_one_neuron(run: Run, full: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["unevenness"], ["layers"], ["accuracy"], ["plot", "cases"], ["trace", "--neuron", "0,0,0"]]
-)
+    "command",
+    [
+        ["unevenness"], ["layers"], ["accuracy"], ["plot", "cases"], ["trace", "--neuron", "0,0,0"],
+        ["check", "--fail-if", "layers.*.count < 0"],
+    ],
+)  # fmt: skip
 def test_reading_commands_refuse_what_is_no_recording(command: list[str], run: Run, full: Path, tmp_path: Path) -> None:
     at = 2 if command[0] == "plot" else 1
 
@@ -319,6 +323,8 @@ def shell(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPr
         ["accuracy"],
         ["trace", "--neuron", "0,0,0"],
         ["plot", "phi"],
+        ["check", "--fail-if", "ann < 0"],
+        ["diff", "recording.h5", "recording.h5"],
     ],
 )
 def test_reading_commands_do_not_import_torch(arguments: list[str], full: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import sinabs.layers as sl
 import torch
 from sinabs.activation import MaxSpike, MembraneReset, MembraneSubtract, MultiSpike, SingleSpike
+from sinabs.from_torch import from_model
 from torch import Tensor, nn
 
 import probe
@@ -364,7 +365,7 @@ def test_thresholds_are_read_as_torch_broadcasts_them(shape: tuple[int, ...], tm
 # ------------------------------------------------------------------------------------------ left as it was found
 
 
-def test_sizes_modes_and_hooks_stay_and_states_are_forgotten(tmp_path: Path) -> None:
+def test_sizes_modes_hooks_and_states_stay(tmp_path: Path) -> None:
     ann = relu_digits()
     fresh = record(by_sinabs(ann), tmp_path / "fresh.h5")
     network = by_sinabs(ann, batch_size=4, num_timesteps=3)
@@ -374,6 +375,8 @@ def test_sizes_modes_and_hooks_stay_and_states_are_forgotten(tmp_path: Path) -> 
     network.train()
     network.spiking_model[0].eval()
     modes = [module.training for module in network.modules()]
+    states = [module.v_mem.clone() for module in layers]
+    assert all(float(state.abs().max()) > 0 for state in states)
     seen: list[int] = []
     handle = layers[0].register_forward_hook(lambda _module, _args, out: seen.append(len(out)))
     used = record(network, tmp_path / "used.h5", batch_size=7)
@@ -382,7 +385,7 @@ def test_sizes_modes_and_hooks_stay_and_states_are_forgotten(tmp_path: Path) -> 
     assert sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()) == 1
     assert seen[-3:] == [7 * T, 7 * T, 6 * T]
     handle.remove()
-    assert all(float(module.v_mem.abs().max()) == 0 for module in layers)
+    assert all(torch.equal(module.v_mem, state) for module, state in zip(layers, states, strict=True))
     with torch.no_grad():
         assert network.eval()(torch.rand(12, 1, 8, 8)).shape == (12, 10)
     with probe.open(fresh) as one, probe.open(used) as two:
@@ -416,3 +419,11 @@ def test_recognised_by_what_the_layers_have() -> None:
     assert not family.match(nn.Sequential(nn.Linear(2, 2), sl.ExpLeak(tau_mem=2.0)))
     assert family.split(network) == (network.analog_model, network.spiking_model)
     assert family.split(ann) is None
+
+
+def test_states_are_put_back_so_that_a_state_dict_still_loads(tmp_path: Path) -> None:
+    model = from_model(relu_digits(), batch_size=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    probe.capture(model, data="digits", samples=14, batch_size=5, timesteps=4, output=tmp_path / "r.h5")
+    model.load_state_dict(before)
+    assert all(value.shape == before[name].shape for name, value in model.state_dict().items())

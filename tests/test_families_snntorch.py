@@ -544,7 +544,7 @@ def test_the_tutorial_network_trained_on_mnist(shared_data: Path, tmp_path: Path
     order = np.random.default_rng(0).permutation(len(mnist))
     train, test = order[:9000], order[9000:]
     torch.manual_seed(0)
-    network = TutorialNet(num_steps=8)
+    network = TutorialNet(num_steps=6)
     images, labels = torch.from_numpy(mnist.load(train)), torch.from_numpy(mnist.labels[train])
     with torch.no_grad():
         untrained = float(count_loss(network(images[:256])[0], labels[:256]))
@@ -555,7 +555,7 @@ def test_the_tutorial_network_trained_on_mnist(shared_data: Path, tmp_path: Path
         count_loss(network(images[chosen])[0], labels[chosen]).backward()
         optimizer.step()
     held_out = DataSet("mnist held out", mnist.labels[test], mnist.classes, lambda index: mnist.load(test[index]))
-    options = {"data": held_out, "samples": 100, "batch_size": 50, "timesteps": 8}
+    options = {"data": held_out, "samples": 100, "batch_size": 50, "timesteps": 6}
     one = record(network, tmp_path / "class.h5", **options)
     two = record(network.as_sequential(), tmp_path / "sequential.h5", **options)
     with torch.no_grad():
@@ -567,7 +567,7 @@ def test_the_tutorial_network_trained_on_mnist(shared_data: Path, tmp_path: Path
         found = probe.accuracy(first)
         assert found["ann"] is None
         assert accuracy > 0.9
-        assert found["snn"]["8"] > 0.85  # of 100 of them
+        assert found["snn"]["6"] > 0.85  # of 100 of them
         counts = spikes[:, first.indices].transpose(0, 1)
         np.testing.assert_array_equal(first.snn_logits, counts.numpy())
         rows = probe.layer_table(first)["layers"]
@@ -579,7 +579,7 @@ def test_the_tutorial_network_trained_on_mnist(shared_data: Path, tmp_path: Path
             same = left.snn_spikes == right.snn_spikes
             assert same.mean() > 0.9999
             v = left.read("membrane_potential")
-            assert v.shape == (100, 8, *left.shape)
+            assert v.shape == (100, 6, *left.shape)
             s, _, after = by_hand(left.read("snn_input"), 0.5, "subtract", True)
             np.testing.assert_array_equal(left.snn_spikes, s)
             np.testing.assert_allclose(v, after, atol=1e-4)

@@ -110,6 +110,11 @@ def test_a_subject_without_an_ann(tmp_path: Path) -> None:
             probe.unevenness(recording)
         with pytest.raises(ProbeError, match="recorded without an ANN"):
             _ = recording.ann_logits
+        v = recording.layers[0].read("membrane_potential")
+        assert v.shape == (20, 5, 12)
+        np.testing.assert_array_equal(recording.layers[0].read("membrane_potential", [3, 4], slice(1, 3)), v[3:5, 1:3])
+        # By default the neuron with most spikes, where there is no error to look for.
+        assert probe.draw(recording, "trace").axes
 
 
 def test_a_subject_that_takes_all_timesteps_in_one_call(tmp_path: Path) -> None:
@@ -248,7 +253,7 @@ MISTAKES = {
     ),
     "other classes in the two networks": (
         "def make():\n    ann, snn = paper_models.stepwise()\n    ann.output = nn.Linear(64, 7)\n    return ann, snn",
-        ["(1, 10) and (1, 7)", "alike in both"],
+        ["ANN (1, 7) and SNN (1, 10)", "alike in both"],
     ),
     "other classes in the data": (
         "def make():\n    n = paper_models.merged()\n    n.body.output = nn.Linear(64, 7)\n    return n",
@@ -274,8 +279,8 @@ MISTAKES = {
     "outputs that are no spikes": (
         "class Smooth(paper_models.ScaledNeuron):\n    def forward(self, x):\n"
         "        return torch.sigmoid(10 * (x - self.scale))\n"
-        "def make():\n    return paper_models.stepwise_ann(), paper_models.swapped(lambda q: Smooth(1.5))",
-        ["away from whole numbers of spikes of height 1.5"],
+        "def make():\n    return paper_models.stepwise_ann(), paper_models.swapped(lambda q: Smooth(q.threshold.item()))",
+        ["away from whole numbers of spikes of height 1.3"],
     ),
 }
 
@@ -357,3 +362,148 @@ def test_options_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ProbeError, match=told):
             probe.capture(model, data="digits", samples=10, output="never.h5", **options)
+
+
+def test_a_pair_of_networks_with_modes(tmp_path: Path) -> None:
+    """Also where the ANN was left at some T: it is switched, and left as it was found."""
+    ann, snn = paper_models.merged(), paper_models.merged()
+    ann.set_T(3)
+    paths = [
+        probe.capture(model, data="digits", samples=20, timesteps=4, output=tmp_path / f"{i}.h5", strict=True)
+        for i, model in enumerate(((ann, snn), paper_models.merged()))
+    ]
+    assert (ann.T, snn.T) == (3, 0)
+    with probe.open(paths[0]) as one, probe.open(paths[1]) as other:
+        for first, second in zip(one.layers, other.layers, strict=True):
+            assert first.levels == 8
+            assert (first.spike_count == second.spike_count).all()
+            assert (first.ann_output == second.ann_output).all()
+
+
+def test_logits_of_other_samples_are_refused(tmp_path: Path) -> None:
+    ann = network(nn.ReLU())
+    neuron = IF(0.8, NeuronSpec())
+    snn = copy.deepcopy(ann)
+    snn[2] = neuron
+
+    def some(x: Tensor, timesteps: int) -> Any:
+        for _ in range(timesteps):
+            yield snn(x)[: max(1, len(x) - 1)]
+
+    def fewer(x: Tensor, timesteps: int) -> Any:
+        for t in range(timesteps):
+            out = snn(x)
+            if t:
+                yield out
+
+    layer = probe.LayerPair("2", snn=neuron, ann=ann[2], threshold=0.8)
+    for forward, told in ((some, r"logits of shape \(9, 10\) and \(10, 10\)"), (fewer, "4 in all")):
+        subject = probe.Subject(ann=ann, snn=snn, layers=[layer], reset=neuron.reset, forward_snn=forward)
+        with pytest.raises(ProbeError, match=told):
+            probe.capture(subject, data="digits", samples=10, timesteps=4, output=tmp_path / "r.h5")
+
+
+def test_cos_of_ours_is_that_of_the_papers_code(tmp_path: Path) -> None:
+    """The same weights, two implementations: every spike of every neuron is equal."""
+    paths = [
+        probe.capture(model, data="digits", samples=50, timesteps=6, output=tmp_path / f"{i}.h5", **options)
+        for i, (model, options) in enumerate(
+            (("zoo:digits", {"neuron": "cos"}), (paper_models.cos(presim_len=6, sim_len=6), {}))
+        )
+    ]
+    with probe.open(paths[0]) as ours, probe.open(paths[1]) as theirs:
+        for one, other in zip(ours.layers, theirs.layers, strict=True):
+            assert (one.snn_spikes == other.snn_spikes).all()
+        assert not ours.layers[0].traits["causal"]
+
+
+def test_the_initial_potential_of_a_conversion(tmp_path: Path) -> None:
+    path = probe.capture("zoo:digits", initial_potential=0.0, samples=50, output=tmp_path / "r.h5", strict=True)
+    with probe.open(path) as recording:
+        assert [layer.initial_fraction for layer in recording.layers] == [0.0] * 6
+        # v(0) = 0 loses half a spike on average in the first layer, and nothing else.
+        pieces = probe.unevenness(recording, 0)["layers"][0]["attribution"]
+        assert pieces["initial_potential"]["share"] == pytest.approx(1)
+        assert pieces["initial_potential"]["mean"] < 0
+    with pytest.raises(ProbeError, match=r"v\(0\) = 1 θ; expected 0 up to, but not, 1"):
+        probe.capture("zoo:digits", initial_potential=1.0, output=tmp_path / "s.h5")
+
+
+# ---------------------------------------------------------------------------------- wrapped, mixed, other types
+
+
+def test_wrappers_are_looked_through(tmp_path: Path) -> None:
+    """In DataParallel the network's own neurons are run, here with v(0) = 0, and not probe's in their place."""
+
+    class Zero(paper_models.MergedIF):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if self.T == 0 else super().forward(x - 0.5 * self.thresh / self.T)
+
+    def made() -> nn.Module:
+        return paper_models.MergedNetwork(paper_models.swapped(lambda q: Zero(q.levels, q.threshold.item()))).eval()
+
+    recorded = []
+    for i, model in enumerate((made(), nn.DataParallel(made()), torch.compile(made()))):
+        path = probe.capture(model, data="digits", samples=20, timesteps=4, output=tmp_path / f"{i}.h5")
+        with probe.open(path) as recording:
+            assert recording.attributes["family"] == "qcfs-merged"
+            recorded.append([layer.spike_count for layer in recording.layers])
+    for other in recorded[1:]:
+        assert all((one == two).all() for one, two in zip(recorded[0], other, strict=True))
+
+
+def test_a_layer_without_a_partner_leaves_the_others_their_tables(tmp_path: Path) -> None:
+    ann, (first, second) = network(nn.ReLU(), nn.Linear(12, 12)), (IF(0.8), IF(0.5))
+    snn = copy.deepcopy(ann)
+    snn[2], snn[3] = first, nn.Sequential(snn[3], second)
+    layers = [
+        probe.LayerPair("2", snn=first, ann=ann[2], threshold=0.8),
+        probe.LayerPair("extra", snn=second, threshold=0.5),
+    ]
+
+    def reset() -> None:
+        first.reset()
+        second.reset()
+
+    subject = probe.Subject(ann=ann, snn=snn, layers=layers, reset=reset)
+    path = probe.capture(subject, data="digits", samples=10, timesteps=3, output=tmp_path / "r.h5")
+    with probe.open(path) as recording:
+        assert [row["name"] for row in probe.unevenness(recording)["layers"]] == ["2"]
+        with pytest.raises(ProbeError, match=r"layer 1 \(extra\) has no ANN partner"):
+            probe.unevenness(recording, "extra")
+        for kind in ("cases", "attribution", "phi", "rates"):
+            assert probe.draw(recording, kind).axes
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_models_of_another_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = network(nn.ReLU()).to(dtype)
+    path = probe.capture(model, data="digits", samples=10, timesteps=3, output=tmp_path / "r.h5")
+    with probe.open(path) as recording:
+        assert recording.layers[0].snn_input.dtype == np.float32
+        assert (recording.digests[0] == recording.digests[1]).all()
+    assert next(model.parameters()).dtype == dtype
+
+
+def test_what_stays_analog_is_named(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, "def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU6(),\n"
+          "                         nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 10))\n")  # fmt: skip
+    result = run("layers", "--model", "nets.py:make", "--data", "digits")
+    ok(result)
+    assert "without a partner: ANN 2 (ReLU6, left analog)" in result.stderr
+    write(tmp_path, "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+          "        self.conv, self.act, self.out = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(36, 10)\n"
+          "    def forward(self, x):\n        x = nn.functional.max_pool2d(self.act(self.conv(x)), 2)\n"
+          "        return self.out(x.flatten(1))\n")  # fmt: skip
+    Path("nets.py").rename("pools.py")
+    result = run("layers", "--model", "pools.py:Net", "--data", "digits")
+    assert "max-pooling in the forward" in result.stderr
+    refused(run("layers", "--model", "pools.py:Net", "--data", "digits", "--average-pool"),
+            "--average-pool cannot replace functional max-pooling")  # fmt: skip
+
+
+def test_thresholds_that_differ_between_partners() -> None:
+    ann, snn = paper_models.stepwise()
+    snn.block3.act.scale = 0.7
+    with pytest.raises(ProbeError, match=r"ANN block3.act has θ = 1.68104 and SNN block3.act has 0.7"):
+        probe.capture((ann, snn), data="digits", samples=10, output="never.h5")

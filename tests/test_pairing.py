@@ -115,6 +115,8 @@ def seen(text: str) -> list[Seen]:
         # By hand, and the rest in order on either side of it: c, not a, follows b.
         ("a:4 b:4 c:4", "x:4 y:4", {"b": "x"}, {"x": "b", "y": "c"}),
         ("a:4 b:4 c:4", "x:4 y:4", {"b": "y"}, {"x": "a", "y": "b"}),
+        # Such pairs say nothing of what lies between them: c is before b, z after y, and they are paired.
+        ("a:4 c:2 b:4", "x:4 y:4 z:2", {"a": "y", "b": "x"}, {"x": "b", "y": "a", "z": "c"}),
         ("a:4", "x:8", {}, {}),
         ("", "", {}, {}),
     ],

@@ -601,10 +601,9 @@ def test_cos_takes_its_batch_size_from_the_batch(monkeypatch: Patch, tmp_path: P
     monkeypatch.setattr(qcfs_stepwise, "_run_cos", unadjusted)
     wrong = planned(right, tmp_path)
     run = run_of(wrong)
-    with run.hooked():
-        _, logits = run.batch(images(6), 0)
-    # Two samples at three timesteps is what the six became.
-    assert logits.shape == (2, 3, 10)
+    # The six samples became two at three timesteps, which no layer of six samples gives.
+    with run.hooked(), pytest.raises(ProbeError, match=r"called with shape \(6, 16, 8, 8\) for 6 samples and 3"):
+        run.batch(images(6), 0)
 
 
 # --------------------------------------------------------------------------------------------- in-place ReLU

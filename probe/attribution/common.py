@@ -154,7 +154,8 @@ class LayerStatistics:
         statistics: grid t -> its statistics; empty for a layer whose family cannot promise what they rest on.
         spikes_at: int64 (timestep,): Σ s(t) over samples and neurons, for every t.
         spikes_per_neuron: int64 (*neuron): n at T, summed over samples.
-        per_sample: int64 (sample, grid t, 5): Σn, Σk, Σn², Σk², Σnk over the neurons of each sample.
+        per_sample: int64 (sample, grid t, 5): Σn, Σk, Σn², Σk², Σnk over the neurons of each sample; for ReLU float64,
+            with a/θ in place of k, and NaN for it where there is no ANN.
         first_input: float32 (2, channel): the smallest x(1) that fired and the largest that did not; NaN for none.
     """
 

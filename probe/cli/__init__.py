@@ -20,8 +20,10 @@ import click
 from probe import __version__
 from probe.errors import Interrupted, ProbeError
 
-COMMANDS = ("capture", "layers", "accuracy", "unevenness", "plot", "trace")
-"""Each is a module of this package with a click command called `command`; another command is a file and a word here."""
+COMMANDS = ("capture", "layers", "accuracy", "unevenness", "plot", "trace", "what-if", "check", "diff", "sweep")
+"""Each is a module of this package with a click command called `command`; another command is a file and a word here.
+
+A dash in the word is an underscore in the file's name."""
 
 EXIT_CHECK, EXIT_INPUT, EXIT_OURS, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -37,7 +39,7 @@ class Commands(click.Group):
         """The command's module is imported only now."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"probe.cli.{cmd_name}").command
+        command: click.Command = import_module(f"probe.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

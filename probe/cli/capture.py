@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from probe.cli import EXIT_CHECK, complain, printable
-from probe.cli.common import bytes_text, layer_option
+from probe.cli.common import bytes_text, layer_option, progress_bar
 from probe.cli.source import source_arguments, source_options
 from probe.errors import ProbeError
 from probe.recording.schema import PRESETS
@@ -63,7 +61,7 @@ def command(yes: bool, strict: bool, **options: Any) -> int:
             f"this would write up to {bytes_text(planned.bytes)}", expected="at most 10 GB without being told",
             next_step="pass --yes, or record less with --record, --layer or --samples",
         )  # fmt: skip
-    with _progress() as progress:
+    with progress_bar("capture") as progress:
         captured = planned.run(progress)
     from probe.analysis import accuracy
 
@@ -92,23 +90,3 @@ def _announce(planned: Capture) -> None:
         f"{len(planned.indices)} samples of {printable(planned.info.data)}, T = {planned.info.timesteps}",
         err=True,
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("capture"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("capture", total=None, rate="")
-
-        def progress(done: int, samples: int) -> None:
-            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            rate = f"{speed:.0f} samples/s" if speed else ""
-            bar.update(task, completed=done, total=samples, rate=rate)
-
-        yield progress

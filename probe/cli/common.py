@@ -6,7 +6,8 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,14 @@ def layer_option(function: F) -> F:
     return click.option(
         "--layer", "layers", multiple=True, metavar="SPEC",
         help="Index (0, -1), slice (0:5), dotted name, glob or re:PATTERN; may be repeated.",
+    )(function)  # fmt: skip
+
+
+def fail_if_option(function: F) -> F:
+    """--fail-if CONDITION, several times."""
+    return click.option(
+        "--fail-if", "conditions", multiple=True, metavar="CONDITION",
+        help="A condition under which to exit with 1; may be repeated.",
     )(function)  # fmt: skip
 
 
@@ -111,3 +120,24 @@ def threshold_text(threshold: float | Mapping[str, Any]) -> str:
     if isinstance(threshold, Mapping):
         return f"{threshold['min']:.4g}..{threshold['max']:.4g}"
     return f"{threshold:.6f}"
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where that is a terminal; yields what is called with the samples done and to do."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def progress(done: int, samples: int) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            rate = f"{speed:.0f} samples/s" if speed else ""
+            bar.update(task, completed=done, total=samples, rate=rate)
+
+        yield progress

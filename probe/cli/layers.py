@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from probe.cli import complain
+from probe.cli import complain, printable
 from probe.cli.common import format_options, print_csv, print_json, print_table, recording_argument, threshold_text
 from probe.cli.source import source_arguments, source_options
 from probe.errors import ProbeError
@@ -18,9 +18,11 @@ from probe.errors import ProbeError
 @format_options
 @source_options(flag=True)
 def command(file: Path, as_json: bool, as_csv: bool, model: str | None, **options: Any) -> None:
-    """List the layers: name, shape, threshold, firing rate, silent and saturated share.
+    """List the layers: name, shape, threshold, firing rate, cost, silent and saturated share.
 
     A neuron is silent if it never fired in any sample, saturated if it fired at every timestep of every sample.
+    Synaptic operations are spikes times fan-out, of one sample over all T, beside the multiply-accumulates (MACs) that
+    the ANN spends on what the layer feeds.
 
     With --model nothing is recorded: the table shows which activation is paired with which spiking layer, before a
     capture with the same options; a single sample is run.
@@ -55,16 +57,30 @@ def _of_recording(file: Path, as_json: bool, as_csv: bool) -> None:
     if as_csv:
         return print_csv(table["layers"])
     header = ["layer", "name", "neuron", "shape", "neurons", "L", "θ"]
-    header += ["firing rate", "spikes/sample", "silent", "saturated"]
+    header += ["firing rate", "spikes/sample", "fan-out", "synaptic operations", "ANN's MACs", "silent", "saturated"]
     rows = [
         [
             row["index"], row["name"], row["neuron"], "x".join(map(str, row["shape"])), f"{row['neurons']:,}",
             row["levels"] or "-", threshold_text(row["threshold"]), f"{row['firing_rate']:.4f}",
-            f"{row['spikes_per_sample']:,.1f}", f"{row['silent']:.4f}", f"{row['saturated']:.4f}",
+            f"{row['spikes_per_sample']:,.1f}", _number(row["fan_out"], ",.1f"),
+            _number(row["synaptic_operations"], ",.0f"), _number(row["macs"], ",.0f"),
+            f"{row['silent']:.4f}", f"{row['saturated']:.4f}",
         ]
         for row in table["layers"]
     ]  # fmt: skip
-    return print_table(header, rows, left=3)
+    print_table(header, rows, left=3)
+    cost = table["cost"]
+    values = {name: _number(cost[name], ",.0f") for name in ("synaptic_operations", "macs", "dense_macs")}
+    click.echo(
+        f"a sample over all T: {values['synaptic_operations']} synaptic operations; the ANN: {values['macs']} MACs, "
+        f"{values['dense_macs']} of them not fed by spikes: these the SNN does at every t"
+        + (f" (unknown: {printable(cost['reason'])})" if cost["reason"] else "")
+    )
+    return None
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _of_model(model: str, options: dict[str, Any], as_json: bool, as_csv: bool) -> None:

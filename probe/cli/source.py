@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +12,8 @@ from probe.errors import ProbeError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NEURONS = ("if", "snm", "negspike", "srp", "srp+negspike")
-"""Those of `probe.neurons`, which would load torch; a test holds the two together."""
+NEURONS = ("if", "snm", "negspike", "srp", "srp+negspike", "cos")
+"""The names of `probe.methods`, which would load torch; a test holds the two together."""
 
 
 class Samples(click.ParamType[Any]):
@@ -50,6 +50,7 @@ OPTIONS = (
     click.option("--neuron", type=click.Choice(NEURONS),
                  help="Convert the ANN with this neuron.  [default: the model's own neurons, or if]"),
     click.option("--srp-steps", default=4, show_default=True, help="τ, SRP's pre-simulation steps."),
+    click.option("--initial-potential", default=0.5, show_default=True, help="v(0) of a conversion, in units of θ."),
     click.option("--levels", type=int, help="L instead of the trained one."),
     click.option("--pair", "pairs", multiple=True, metavar="ANN=SNN", help="Pair two layers by hand; repeatable."),
     click.option("--calibrate", default="99.9%", show_default=True, metavar="max|P%|mse",
@@ -61,12 +62,14 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def source_options(*, flag: bool = False) -> Callable[[F], F]:
-    """MODEL, or with `flag` --model, and the options that say how it is run on which data."""
+def source_options(*, flag: bool = False, without: Sequence[str] = ()) -> Callable[[F], F]:
+    """MODEL, or with `flag` --model, and the options that say how it is run on which data, but for some by name."""
 
     def decorate(function: F) -> F:
         for option in reversed(OPTIONS):
             function = option(function)
+        parameters: list[click.Parameter] = getattr(function, "__click_params__", [])
+        parameters[:] = [parameter for parameter in parameters if parameter.name not in without]
         if flag:
             return click.option("--model", help="Show how the layers of this model would be paired.")(function)
         return click.argument("model", default="zoo:digits", metavar="[MODEL]")(function)

@@ -31,6 +31,16 @@ FIELD_ORDER = (
 )
 """The field's own order, so that the rows can be laid beside a lab note."""
 
+FIGURE_TEXTS = {
+    "bias": ("bias", "+.6f"),
+    "rmse": ("RMSE", ".6f"),
+    "relative_l2": ("relative L2", ".4f"),
+    "sqnr_db": ("SQNR (dB)", ".2f"),
+    "cosine": ("cosine", ".4f"),
+    "pearson": ("Pearson", ".4f"),
+}
+"""Figure -> what a table calls it, and its format."""
+
 
 @click.command()
 @recording_argument
@@ -82,7 +92,8 @@ def _print_overview(found: Mapping[str, Any]) -> None:
 
 
 def _share_text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    # + 0.0 makes a rounded -0 a plain 0.
+    return "-" if value is None else f"{round(value, 4) + 0.0:.4f}"
 
 
 def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -115,6 +126,7 @@ def _print_layer(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             for name in ("total", *PIECES)
         ],
     )  # fmt: skip
+    _print_figures(row)
     _print_offsets(row)
     click.echo()
     labels = {"below": "v(t) < 0", "inside": "0 <= v(t) < θ", "above": "v(t) >= θ", "silenced": "silenced by SRP"}
@@ -133,7 +145,20 @@ def _print_cases_alone(row: Mapping[str, Any], positive: int) -> None:
     rows += [[label, share(cases[name], count), f"{cases[name]:,}"] for label, name in FIELD_ORDER]
     print_table(["", "α = ANN's a", ""], rows)
     click.echo(f"no attribution: {row['reason']}")
+    _print_figures(row)
     _print_offsets(row)
+
+
+def _print_figures(row: Mapping[str, Any]) -> None:
+    found, per_channel = row["figures"], isinstance(row["threshold"], Mapping)
+    intervals = found["interval"] or {}
+    click.echo()
+    rows = []
+    for name, (label, form) in FIGURE_TEXTS.items():
+        interval = intervals.get(name)
+        ends = [format(interval[end], form) for end in ("low", "high")] if interval else ["-", "-"]
+        rows.append([label, "-" if found[name] is None else format(found[name], form), *ends])
+    print_table([f"φ against α (units of {'each θ' if per_channel else 'θ'})", "", "95% from", "to"], rows)
 
 
 def _print_offsets(row: Mapping[str, Any]) -> None:

@@ -136,16 +136,21 @@ class LayerPair:
         return np.asarray(self.height, np.float32)
 
 
-def time_first(values: Tensor, layout: str, timesteps: int, samples: int) -> Tensor:
+def time_first(values: Tensor, layout: str, timesteps: int, samples: int, *, fed: bool = False) -> Tensor:
     """What a merged layer was fed or gave, as (timestep, sample, *neuron).
 
-    A T-major layer that is fed one copy of the samples is fed the same at every t.
+    Args:
+        values: the tensor.
+        layout: one of `LAYOUTS` but `step`.
+        timesteps: T.
+        samples: in the batch.
+        fed: it is an input: a T-major layer that is fed one copy of the samples is fed the same at every t.
 
     Raises:
         ProbeError: the sizes do not fit.
     """
     got = tuple(values.shape)
-    if layout == "TB" and len(values) == samples and timesteps > 1:
+    if fed and layout == "TB" and len(values) == samples and timesteps > 1:
         values = values.expand(timesteps, *values.shape)
     elif layout == "TB" and len(values) == samples * timesteps:
         values = values.reshape(timesteps, samples, *values.shape[1:])

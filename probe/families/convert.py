@@ -6,7 +6,7 @@ QCFS activations bring their θ and L; ReLU has neither, so its θ comes from ca
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,8 @@ from probe.errors import ProbeError
 from probe.families import LayerPair, Subject, Traits, logits_of
 from probe.families.activations import activations_of, is_merged
 from probe.families.qcfs_merged import set_timesteps, timesteps_of
-from probe.neurons import IF, NeuronSpec, replace_modules
+from probe.methods import Neurons
+from probe.neurons import replace_modules
 
 Thresholds = Mapping[str, npt.NDArray[np.float32]]
 
@@ -25,7 +26,7 @@ Thresholds = Mapping[str, npt.NDArray[np.float32]]
 def adapt(
     network: nn.Module,
     neuron: str,
-    spec: NeuronSpec,
+    spec: Neurons,
     *,
     levels: int | None = None,
     thresholds: Thresholds | None = None,
@@ -36,7 +37,7 @@ def adapt(
     Args:
         network: the ANN.
         neuron: the name of that kind.
-        spec: the kind of neuron.
+        spec: the kind of neuron, of `probe.methods`.
         levels: another L for every QCFS activation, to see what the grid costs; None keeps the trained one.
         thresholds: θ of each ReLU by its path, broadcastable to (sample, *neuron).
         skipped: paths of activations that the forward does not call, and that stay as they are.
@@ -50,17 +51,16 @@ def adapt(
         for activation in activations_of(ann).values():
             _set_levels(activation.module, levels)
     activations = {name: found for name, found in activations_of(ann).items() if name not in skipped}
-    negative = spec.negative
-    traits = Traits(signed=negative is not None, guarded=negative is None or negative.guarded, presteps=spec.presteps)
+    traits = Traits(**spec.traits)
     neurons: dict[str, nn.Module] = {}
     layers = []
     for name, activation in activations.items():
         threshold = activation.threshold if activation.threshold is not None else (thresholds or {})[name]
         layer = LayerPair(
             name=name, ann=activation.module, snn=activation.module, neuron=neuron, levels=activation.levels,
-            threshold=threshold, initial_fraction=spec.initial_potential, traits=traits,
+            threshold=threshold, initial_fraction=spec.initial_potential, traits=traits, layout=spec.layout,
         )  # fmt: skip
-        made = IF(_tensor(layer.theta), spec).train(activation.module.training)
+        made = spec.make(_tensor(layer.theta)).train(activation.module.training)
         neurons[name] = made
         layers.append((layer, made))
     snn = _copied(ann)
@@ -77,18 +77,24 @@ def adapt(
     return Subject(
         ann=ann, snn=snn, reset=reset, family="own" if any(found.levels for found in activations.values()) else "relu",
         layers=[_joined(layer, made) for layer, made in layers],
-        forward_ann=partial(_analog, ann) if merged else None,
+        forward_ann=partial(analog, ann) if merged else None,
         restore=partial(set_timesteps, ann, timesteps_of(ann)) if merged else _nothing,
-        forward_snn=None,
+        forward_snn=partial(_run_merged, snn) if spec.layout == "TB" else None,
         unpaired=tuple(f"ANN {name}" for name in skipped),
     )  # fmt: skip
+
+
+def _run_merged(snn: nn.Module, x: Tensor, timesteps: int) -> Iterator[Tensor]:
+    """One call with all timesteps in the batch, timesteps outermost."""
+    merged = logits_of(snn(x.repeat(timesteps, *[1] * (x.ndim - 1))))
+    yield from merged.reshape(timesteps, len(x), *merged.shape[1:])
 
 
 def _nothing() -> None:
     """A network without modes is always as it was found."""
 
 
-def _joined(layer: LayerPair, made: IF) -> LayerPair:
+def _joined(layer: LayerPair, made: nn.Module) -> LayerPair:
     return LayerPair(
         **{**vars(layer), "snn": made, "potential": partial(getattr, made, "potential"),
            "silenced": partial(getattr, made, "silenced")}
@@ -109,7 +115,7 @@ def _set_levels(module: nn.Module, levels: int) -> None:
             return
 
 
-def _analog(network: nn.Module, x: Tensor) -> Tensor:
+def analog(network: nn.Module, x: Tensor) -> Tensor:
     """The ANN of a network with a mode switch."""
     set_timesteps(network, 0)
     return logits_of(network(x))

@@ -6,7 +6,9 @@ start at v(0) = θ/2 in every call and keep no potential. The network changes it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +41,30 @@ def set_timesteps(network: nn.Module, timesteps: int) -> None:
         network.set_T(timesteps)  # type: ignore[operator]
 
 
+def spiking_layers(network: nn.Module) -> list[LayerPair]:
+    """Its layers in SNN mode, without partners: for a pair (ann, snn) of two such networks."""
+    layers = {name: found for name, found in activations_of(network).items() if is_merged(found.module)}
+    return [replace(_pair(name, found, None), ann=None, levels=None, snn_name=name) for name, found in layers.items()]
+
+
+def run(network: nn.Module, layers: Sequence[LayerPair]) -> dict[str, Any]:
+    """How the network is run as an SNN, as arguments of `Subject`."""
+    return {
+        "forward_snn": partial(_run, network), "restore": partial(set_timesteps, network, timesteps_of(network)),
+        "family": NAME,
+    }  # fmt: skip
+
+
+def _run(network: nn.Module, x: Tensor, timesteps: int) -> Iterator[Tensor]:
+    set_timesteps(network, timesteps)
+    logits = logits_of(network(x))
+    if len(logits) != timesteps:
+        raise ProbeError(
+            f"the network gives shape {tuple(logits.shape)} at set_T({timesteps})", expected="(timestep, sample, class)"
+        )
+    yield from logits
+
+
 def adapt(network: nn.Module, levels: int | None = None) -> Subject:
     """The network as its own ANN and SNN.
 
@@ -61,16 +87,6 @@ def adapt(network: nn.Module, levels: int | None = None) -> Subject:
             module.L = levels or trained[name]
         return logits_of(network(x))
 
-    def forward_snn(x: Tensor, timesteps: int) -> Iterator[Tensor]:
-        set_timesteps(network, timesteps)
-        logits = logits_of(network(x))
-        if len(logits) != timesteps:
-            raise ProbeError(
-                f"the network gives shape {tuple(logits.shape)} at set_T({timesteps})",
-                expected="(timestep, sample, class)",
-            )
-        yield from logits
-
     def restore() -> None:
         set_timesteps(network, found_at)
         for name, module in modules.items():
@@ -78,7 +94,7 @@ def adapt(network: nn.Module, levels: int | None = None) -> Subject:
 
     return Subject(
         ann=network, snn=network, layers=[_pair(name, found, levels) for name, found in activations.items()],
-        family=NAME, forward_ann=forward_ann, forward_snn=forward_snn, restore=restore,
+        family=NAME, forward_ann=forward_ann, forward_snn=partial(_run, network), restore=restore,
     )  # fmt: skip
 
 

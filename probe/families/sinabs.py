@@ -97,10 +97,13 @@ def run(network: nn.Module, layers: Sequence[LayerPair]) -> dict[str, Any]:
     unflattening = [module for module in modules if type(module).__name__ == "UnflattenTime"]
     sizes = [(module, name, getattr(module, name)) for module in squeezing for name in ("batch_size", "num_timesteps")]
     sizes += [(module, "batch_size", module.batch_size) for module in unflattening]
+    stateful = [module for module in modules if _is_stateful(module)]
+    states = [(module, name, state.detach().clone()) for module in stateful for name, state in module.named_buffers()]
+    sizes += [(module, "firing_rate", module.firing_rate) for module in stateful if hasattr(module, "firing_rate")]
     return {
-        "reset": partial(_reset, [module for module in modules if _is_stateful(module)]),
+        "reset": partial(_reset, stateful),
         "forward_snn": partial(_run, network, squeezing, unflattening, layouts == {"BT"}),
-        "restore": partial(_restore, sizes),
+        "restore": partial(_restore, [*sizes, *states]),
         "family": NAME,
     }
 
@@ -110,9 +113,10 @@ def _reset(modules: list[Any]) -> None:
         module.reset_states()
 
 
-def _restore(sizes: list[tuple[Any, str, Any]]) -> None:
-    for module, name, size in sizes:
-        setattr(module, name, size)
+def _restore(found: list[tuple[Any, str, Any]]) -> None:
+    """Sizes, rates and states as they were found: a state of another batch would not load a state dict any more."""
+    for module, name, value in found:
+        setattr(module, name, value.clone() if isinstance(value, Tensor) else value)
 
 
 def _run(

@@ -13,10 +13,10 @@ none of its neighbours touches `pyplot`: figures are plain objects, and none has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from probe.errors import ProbeError
 from probe.plots.saving import save
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from probe.plots.choice import LayerChoice, NeuronChoice
     from probe.recording import Recording
 
-__all__ = ["KINDS", "Plot", "draw", "draw_trace", "save"]
+__all__ = ["KINDS", "Plot", "draw", "draw_study", "draw_trace", "save"]
 
 
 @dataclass(frozen=True)
@@ -137,4 +137,17 @@ def draw_trace(trace: Trace, *, size: tuple[float, float] | None = None) -> Figu
     with style.applied():
         figure = draw_steps(Figure(figsize=size or KINDS["trace"].size, layout="constrained"), trace)
         figure.draw_without_rendering()
+    return figure
+
+
+def draw_study(result: Mapping[str, Any]) -> Figure:
+    """Accuracy over T of every method, from what `probe.sweep` returned."""
+    from matplotlib.figure import Figure
+
+    from probe.plots.style import applied
+    from probe.plots.sweep_curves import draw_sweep
+
+    with applied():
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        draw_sweep(figure.add_subplot(), result)
     return figure

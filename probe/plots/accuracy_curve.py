@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from probe import analysis
+from probe.intervals import wilson
 from probe.plots.style import BLUE, ORANGE, legend_below, network_title, set_timesteps
 from probe.recording import Recording
 
@@ -37,13 +37,3 @@ def draw_accuracy(axes: Axes, recording: Recording) -> Axes:
     legend_below(axes)
     axes.set_title(network_title(recording, "accuracy"))
     return axes
-
-
-def wilson(
-    share: npt.NDArray[np.float64], samples: int, z: float = 1.96
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Wilson's interval of a share of so many samples: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
-    middle = share + z * z / (2 * samples)
-    half = z * np.sqrt(share * (1 - share) / samples + (z / (2 * samples)) ** 2)
-    scale = 1 + z * z / samples
-    return (middle - half) / scale, (middle + half) / scale

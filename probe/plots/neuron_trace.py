@@ -43,10 +43,13 @@ def largest_sample(layer: Layer) -> int:
 
 
 def largest_neuron(layer: Layer, sample: int) -> tuple[int, ...]:
-    """The neuron with the largest |φ(T) − a| in units of θ in one sample; of equal ones that with most spikes."""
+    """The neuron with the largest |φ(T) − a| in units of θ in one sample; of equal ones that with most spikes.
+
+    Without an ANN partner, that with most spikes.
+    """
     one = slice(sample, sample + 1)
     count = layer.read("spike_count", one)[0].astype(np.int64)
-    a = (layer.read("ann_output", one) / layer.threshold)[0]
+    a = (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else count / layer.recording.timesteps
     # Rounded, since a in float32 would tell errors apart that are equal.
     error = np.round(np.abs(count / layer.recording.timesteps - a), 5)
     place = np.lexsort((count.ravel(), error.ravel()))[-1]

@@ -42,6 +42,9 @@ def compose(
         panels: list[tuple[Any, dict[str, Any]]] = [(recording, {})]
     else:
         chosen = choose_layers(recording, layers)
+        if layers is None and "timestep" in plot.takes:
+            # Those without an ANN partner have no error to draw.
+            chosen = [layer for layer in chosen if layer.paired] or chosen
         if plot.over == "layers":
             panels = [(chosen, {} if timestep is None else {"timestep": timestep})]
         else:

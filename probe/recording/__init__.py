@@ -7,7 +7,7 @@ The tree (a preset in brackets means: from that preset on; `stats` < `counts` < 
                          device; parts (JSON), parts_folder where the arrays lie in part files
     /samples             index label digest_ann digest_snn, each (sample,)
     /output              ann (sample, class)   snn (sample, timestep, class): logits as the network gives them
-    /facts               datasets, JSON text: modes calls order pairs unpaired operations on_spikes fed law oracles ...
+    /facts               JSON text: modes calls order pairs unpaired operations on_spikes cost fed law oracles ...
     /layers/<index>      attrs: name snn_name module neuron levels (0: ReLU or none) paired reset shape layout traits
                          encoding initial_fraction
         threshold, initial_potential, height    float32, broadcastable to (sample, *neuron)

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from probe.attribution import AnalogCoding, Coding, LayerStatistics, Statistics, levels_of
+from probe.attribution import AnalogCoding, Coding, LayerStatistics, Statistics, lawful, levels_of
 from probe.errors import ProbeError
 from probe.recording import statistics as stored_statistics
 from probe.recording.schema import FIELDS, FORMAT, PRESETS, VERSION, LayerInfo
@@ -313,7 +313,9 @@ class Layer:
             if name == "membrane_potential" and self.recording.record == "full":
                 raise ProbeError(
                     f"layer {self.index} ({self.name}) keeps no potential",
-                    expected="v(0) + Σx - θ·n, which holds for it",
+                    expected="v(0) + Σx - θ·n, which holds for it"
+                    if lawful(self.traits)
+                    else "a module that shows v(t) at every t (SpikingJelly in step mode 'm': store_v_seq=True)",
                 )
             preset = FIELDS[name]
             raise ProbeError(
@@ -328,9 +330,10 @@ class Layer:
         """A part of one array, decoded.
 
         Args:
-            name: `spike_count`, `ann_output`, `input_sum`, `silenced`, `snn_spikes`, `ann_input` or `snn_input`.
+            name: `spike_count`, `ann_output`, `input_sum`, `silenced`, `snn_spikes`, `ann_input`, `snn_input` or
+                `membrane_potential`.
             samples: an index, slice or increasing list of samples.
-            timesteps: a slice of timesteps, from 0, for `snn_spikes` and `snn_input`.
+            timesteps: a slice of timesteps, from 0, for `snn_spikes`, `snn_input` and `membrane_potential`.
 
         Returns:
             shape (sample, *neuron) or (sample, timestep, *neuron); without the sample axis for a single sample.
@@ -356,6 +359,8 @@ class Layer:
                 if self.info.wide:
                     return np.asarray(raw)
                 return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape)
+            if name == "membrane_potential":
+                return np.asarray(stored[samples, timesteps])
             raw = stored[samples]
             if name == "silenced":
                 return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape).astype(bool)
@@ -425,6 +430,26 @@ class Layer:
         """The statistics of one t of the grid; None where the grid has no such t."""
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
             return stored_statistics.read_at(self._group["statistics"], timestep)
+
+    @cached_property
+    def per_sample_timesteps(self) -> tuple[int, ...]:
+        """The t at which sums of each sample are kept."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            return tuple(int(t) for t in self._group["statistics/per_sample_timestep"][()])
+
+    def per_sample_at(self, timestep: int) -> Array | None:
+        """Σn, Σk, Σn², Σk², Σnk of each sample at one t, (sample, 5), with a/θ for k where the ANN is ReLU.
+
+        None where the recording keeps no such sums.
+        """
+        if timestep not in self.per_sample_timesteps:
+            return None
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            place = self.per_sample_timesteps.index(timestep)
+            sums: Array = self._group["statistics/per_sample"][:, place]
+            if sums.shape != (self.recording.samples, 5):
+                raise ValueError(f"sums of each sample have shape {sums.shape}")
+            return sums
 
     @cached_property
     def spikes_at(self) -> Array:

@@ -16,8 +16,8 @@ from probe.attribution.analog import BLOCK, Room, in_units, to_limbs
 from probe.tally.plan import Plan, first_inputs
 
 TILES = (4, 16, 64)
-"""Blocks that are counted together, for each thread, at most, and on an accelerator: few enough for the cache, many
-enough that the cost of a call does not count."""
+"""Blocks that are counted together, two a thread: at least, at most, and on an accelerator. Few enough for the cache,
+many enough that the cost of a call does not count; with four torch does most of it in one thread, and never waits."""
 _rooms = threading.local()
 """Of this thread, by device: the layers take turns, so one is enough for all."""
 
@@ -140,9 +140,9 @@ class AnalogTally:
     def _cut(self) -> Iterator[tuple[slice, slice, int]]:
         """Tiles as (samples, neurons, neurons a block); they change the order of no sum."""
         samples, neurons = self._activation.shape
-        each, most, elsewhere = TILES
+        least, most, elsewhere = TILES
         on_cpu = self._activation.device.type == "cpu"
-        size = BLOCK * (min(each * torch.get_num_threads(), most) if on_cpu else elsewhere)
+        size = BLOCK * (max(least, min(2 * torch.get_num_threads(), most)) if on_cpu else elsewhere)
         width = min(neurons, BLOCK)
         whole = neurons // width * width
         together = max(1, size // whole)
