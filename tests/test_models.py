@@ -279,7 +279,8 @@ MISTAKES = {
     "outputs that are no spikes": (
         "class Smooth(paper_models.ScaledNeuron):\n    def forward(self, x):\n"
         "        return torch.sigmoid(10 * (x - self.scale))\n"
-        "def make():\n    return paper_models.stepwise_ann(), paper_models.swapped(lambda q: Smooth(q.threshold.item()))",
+        "def make():\n"
+        "    return paper_models.stepwise_ann(), paper_models.swapped(lambda q: Smooth(q.threshold.item()))",
         ["away from whole numbers of spikes of height 1.3"],
     ),
 }
