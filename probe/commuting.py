@@ -68,15 +68,15 @@ class Bend:
         return f"{self.operation} in {self.module or 'the forward'}"
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in a value, however it is nested."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _tensors(one)
+            yield from tensors_in(one)
     elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
 
 
 class _Listener(TorchFunctionMode):
@@ -93,12 +93,12 @@ class _Listener(TorchFunctionMode):
 
     def mark(self, value: Any) -> None:
         """Its tensors carry spikes."""
-        for tensor in _tensors(value):
+        for tensor in tensors_in(value):
             self._spikes[tensor] = None
 
     def marked(self, value: Any) -> int:
         """How many of its tensors carry spikes."""
-        return sum(tensor in self._spikes for tensor in _tensors(value))
+        return sum(tensor in self._spikes for tensor in tensors_in(value))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

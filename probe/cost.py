@@ -20,7 +20,7 @@ operation that is not known here, the layer's cost is unknown, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from probe.commuting import tensors_in
 
 Array = npt.NDArray[Any]
 
@@ -107,13 +109,13 @@ class _Listener(TorchFunctionMode):
 
     def fed(self, value: Any) -> None:
         """Its tensors are numbers: the image, or what became of it."""
-        for tensor in _tensors(value):
+        for tensor in tensors_in(value):
             self._shadows.pop(tensor, None)
             self._numbers[tensor] = None
 
     def start(self, args: Any) -> None:
         """The network, or a part of it that is called by itself, is given its arguments."""
-        self.fed([one for one in _tensors(args) if one not in self._shadows])
+        self.fed([one for one in tensors_in(args) if one not in self._shadows])
 
     def fired(self, layer: str, output: Any) -> None:
         """A tensor is the output of a spiking layer."""
@@ -131,8 +133,8 @@ class _Listener(TorchFunctionMode):
 
     def left(self, args: Any, output: Any) -> None:
         """A module is done; what it did where nobody sees functions, as in compiled code, is unknown."""
-        outside = [one for one in _tensors(output) if one not in self._shadows and one not in self._numbers]
-        inputs = list(_tensors(args))
+        outside = [one for one in tensors_in(output) if one not in self._shadows and one not in self._numbers]
+        inputs = list(tensors_in(args))
         if self.inside or not outside or not any(one in self._shadows or one in self._numbers for one in inputs):
             return
         layers = self._layers(inputs)
@@ -152,7 +154,7 @@ class _Listener(TorchFunctionMode):
         given = dict(kwargs or {})
         if self.inside:
             return func(*args, **given)
-        operands = [*_tensors((args, given))]
+        operands = [*tensors_in((args, given))]
         followed = [one for one in operands if one in self._shadows]
         numbers = any(one in self._numbers for one in operands)
         # What works in place is looked up before it works.
@@ -160,7 +162,7 @@ class _Listener(TorchFunctionMode):
         result = func(*args, **given)
         name = _plain_name(func)
         # What is no tensor of floats, as a shape or a comparison, carries neither spikes nor numbers.
-        made = any(one.is_floating_point() for one in _tensors(result))
+        made = any(one.is_floating_point() for one in tensors_in(result))
         if not made or not (followed or numbers or _weighted(name)):
             return result
         try:
@@ -188,7 +190,7 @@ class _Listener(TorchFunctionMode):
             return self.fed(result)
         layers = frozenset().union(*(one.layers for one in shadows.values()))
         ways = self._ways(name, func, args, given, result, shadows)
-        for tensor, way in zip(_tensors(result), _tensors(ways), strict=True):
+        for tensor, way in zip(tensors_in(result), tensors_in(ways), strict=True):
             if tensor.shape != way.shape:
                 raise _Unknown(name)
             self._numbers.pop(tensor, None)
@@ -218,7 +220,7 @@ class _Listener(TorchFunctionMode):
         if name in WINDOWS and len(ways) == 1:
             return _windows(ways[0], WINDOWS[name], name.startswith("max"), args, given)
         if name in ADAPTIVE and len(ways) == 1:
-            return _adaptive(ways[0], ADAPTIVE[name], next(_tensors(result)).shape)
+            return _adaptive(ways[0], ADAPTIVE[name], next(tensors_in(result)).shape)
         raise _Unknown(name)
 
     def _weighted(
@@ -257,17 +259,6 @@ def _plain_name(func: Any) -> str:
 
 def _weighted(name: str) -> bool:
     return name == "linear" or name in CONVOLUTIONS or name in TRANSPOSED or name in PRODUCTS
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value, however it is nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _tensors(one)
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
 
 
 def _replaced(value: Any, shadows: Mapping[int, _Shadow]) -> Any:

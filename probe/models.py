@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import entry_points
@@ -47,8 +48,8 @@ class Options:
     """How a model is to be made a subject.
 
     Attributes:
-        neuron: `if`, `snm`, `negspike`, `srp` or `srp+negspike`, probe's own in place of the model's activations; None
-            for the model's own neurons, or IF where it has none.
+        neuron: one of `probe.methods`, in place of the model's activations; None for the model's own neurons, or IF
+            where it has none.
         presteps: τ, for SRP.
         levels: L instead of the trained one.
         timesteps: T; None for what the network is made for, else 8.
@@ -167,8 +168,8 @@ def _of_network(
     if options.pairs:
         raise ProbeError("--pair with a single network", expected="a pair (ann, snn)", next_step="leave --pair out")
     if qcfs_merged.match(network) and options.neuron is None:
-        if options.average_pool:
-            raise ProbeError("--average-pool with a network of two modes", expected="--neuron, to convert its ANN")
+        # Its L can be set; all else is for a conversion, which --neuron asks for.
+        _refuse_options(replace(options, levels=None), qcfs_merged.NAME)
         return qcfs_merged.adapt(network, options.levels)
     if given_twice:
         raise ProbeError(
@@ -187,7 +188,11 @@ def _of_network(
 
 def _refuse_options(options: Options, family: str) -> None:
     """The user's own neurons are run as they are."""
-    given = {"--neuron": options.neuron, "--levels": options.levels, "--average-pool": options.average_pool or None}
+    start = options.initial_potential
+    given = {
+        "--neuron": options.neuron, "--levels": options.levels, "--average-pool": options.average_pool or None,
+        "--initial-potential": None if start == Options.initial_potential else start,
+    }  # fmt: skip
     for flag, value in given.items():
         if value is not None:
             raise ProbeError(
@@ -202,7 +207,9 @@ def _converted(network: nn.Module, x: Tensor, options: Options, batches: Batches
     if options.average_pool:
         network = rewriting.with_average_pooling(network)
     if qcfs_merged.match(network):
-        return convert.adapt(network, options.neuron or "if", options.spec, levels=options.levels)
+        # A stray ReLU has no θ of its own, and stays.
+        stray = [name for name, found in activations_of(network).items() if found.levels is None]
+        return convert.adapt(network, options.neuron or "if", options.spec, levels=options.levels, skipped=stray)
     with evaluating(network), understandable(network, x):
         network = rewriting.separated(network, lambda: network(x.clone()))
     activations = activations_of(network)
@@ -254,7 +261,20 @@ def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Sub
     modes = qcfs_merged.match(ann)
     found_at = qcfs_merged.timesteps_of(ann) if modes else 0
     forward_ann = partial(convert.analog, ann) if modes else None
-    with evaluating(ann, snn), torch.no_grad(), understandable(ann, x):
+
+    switched = ann
+
+    def restore() -> None:
+        alone.restore()
+        if modes:
+            qcfs_merged.set_timesteps(switched, found_at)
+
+    with ExitStack() as stack:
+        # Also where the pairing is refused.
+        stack.callback(restore)
+        stack.callback(alone.reset)
+        for context in (evaluating(ann, snn), torch.no_grad(), understandable(ann, x)):
+            stack.enter_context(context)
         if modes:
             qcfs_merged.set_timesteps(ann, 0)
         ann = rewriting.separated(ann, lambda: ann(x.clone()))
@@ -263,20 +283,16 @@ def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Sub
             raise ProbeError(f"no activation found in the ANN, among {_seen(ann)}", expected="QCFS or ReLU activations")
         timesteps = alone.timesteps or options.timesteps or DEFAULT_T
         by_name = {layer.name: layer for layer in layers}
-        try:
-            seen_ann = order_of(
-                {name: found.module for name, found in activations.items()},
-                lambda: ann(x.clone()),
-                lambda _name, output: output.shape[1:],
-            )
-            seen_snn = order_of(
-                {layer.name: layer.snn for layer in layers},
-                lambda: list(alone.run_snn(x.clone(), timesteps)),
-                spiking_shape(by_name, len(x), timesteps),
-            )
-        finally:
-            alone.reset()
-            alone.restore()
+        seen_ann = order_of(
+            {name: found.module for name, found in activations.items()},
+            lambda: ann(x.clone()),
+            lambda _name, output: output.shape[1:],
+        )
+        seen_snn = order_of(
+            {layer.name: layer.snn for layer in layers},
+            lambda: list(alone.run_snn(x.clone(), timesteps)),
+            spiking_shape(by_name, len(x), timesteps),
+        )
     partners = pair(seen_ann, seen_snn, options.pairs)
     _check_thresholds(by_name, activations, partners)
     paired, unpaired = joined(layers, activations, partners)
@@ -286,13 +302,6 @@ def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Sub
             f"{', '.join(map(str, seen_snn[:4]))}",
             expected="the ANN that the SNN was converted from",
         )
-
-    def restore() -> None:
-        alone.restore()
-        if modes:
-            qcfs_merged.set_timesteps(ann, found_at)
-
-    restore()
     return replace(alone, ann=ann, layers=paired, unpaired=unpaired, forward_ann=forward_ann, restore=restore)
 
 

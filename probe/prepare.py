@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ class Source:
             )
         if self.calibration_samples < 1:
             raise ProbeError(f"{self.calibration_samples} calibration samples", expected="at least 1")
+
+    @classmethod
+    def of(cls, model: Any, options: Mapping[str, Any]) -> Source:
+        """From a model and options by name.
+
+        Raises:
+            ProbeError: there is no option of that name.
+        """
+        known = {one.name for one in fields(cls)}
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                raise ProbeError(f"unknown option {name}", expected=near[0] if near else "an option of `probe capture`")
+        return cls(model, **options)
 
     @property
     def options(self) -> Options:

@@ -482,7 +482,8 @@ class Run:
         snn = torch.stack(steps, 1)
         for fed in self._fed.values():
             # What did not pass as a positional tensor is known to be what it was given here.
-            fed.extend(digest(sample) for sample in numpy_of(x.float()) if len(fed) < len(x))
+            if not fed:
+                fed.extend(digest(sample) for sample in numpy_of(x.float()))
         for name, values in (("ANN", ann), ("SNN", snn)):
             if values is not None and not bool(torch.isfinite(values).all()):
                 raise ProbeError(

@@ -9,9 +9,8 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +220,7 @@ def plan(
         raise ProbeError(f"a batch of {batch_size}", expected="at least 1", next_step="pass --batch-size N")
     if record not in PRESETS:
         raise ProbeError(f"unknown preset {record!r}", expected=" or ".join(PRESETS), next_step="pass --record PRESET")
-    known = {one.name for one in fields(Source)}
-    for name in source:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise ProbeError(f"unknown option {name}", expected=near[0] if near else "an option of `probe capture`")
-    asked = Source(model, **source)
+    asked = Source.of(model, source)
     check_target(path, overwrite=overwrite)
     prepared = prepare(asked)
     timesteps, surveyed = prepared.timesteps, prepared.surveyed

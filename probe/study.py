@@ -161,7 +161,7 @@ def sweep(
         raise ProbeError(f"methods {', '.join(methods) or 'none'}", expected="at least one, each once")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ProbeError(f"a batch of {batch_size}", expected="at least 1", next_step="pass --batch-size N")
-    base = Source(model, timesteps=timesteps, **source)
+    base = Source.of(model, {**source, "timesteps": timesteps})
     grid = table_grid(timesteps, at)
     rows: list[dict[str, Any]] = []
     ann: npt.NDArray[np.bool_] | None = None

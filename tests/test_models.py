@@ -356,7 +356,9 @@ def test_activations_that_the_forward_does_not_call_stay(tmp_path: Path) -> None
 def test_options_that_do_not_fit_are_refused() -> None:
     for model, options, told in (
         (network(nn.ReLU()), {"pairs": {"a": "b"}}, "--pair with a single network"),
-        (paper_models.merged(), {"average_pool": True}, "--average-pool with a network of two modes"),
+        (paper_models.merged(), {"average_pool": True}, "--average-pool with neurons of the family qcfs-merged"),
+        (paper_models.merged(), {"initial_potential": 0.0}, "--initial-potential 0.0 with neurons of the family"),
+        (paper_models.stepwise(), {"initial_potential": 0.25}, "--initial-potential 0.25 with neurons"),
         (paper_models.stepwise(), {"average_pool": True}, "--average-pool  ?with neurons of the family"),
         (network(nn.ReLU()), {"levels": 4}, "--levels with a ReLU network"),
         (network(nn.ReLU()), {"calibrate": "most"}, "calibration 'most'"),
@@ -379,6 +381,26 @@ def test_a_pair_of_networks_with_modes(tmp_path: Path) -> None:
             assert first.levels == 8
             assert (first.spike_count == second.spike_count).all()
             assert (first.ann_output == second.ann_output).all()
+
+
+def test_a_refused_pair_is_left_as_found() -> None:
+    """The pairing is ambiguous: the ANN is at its T again, though it was run at T = 0."""
+    ann, snn = paper_models.merged(), paper_models.merged()
+    ann.body.block1.act = nn.Identity()
+    ann.set_T(3)
+    with pytest.raises(ProbeError, match="ways to pair"):
+        probe.capture((ann, snn), data="digits", samples=10, timesteps=4, output="never.h5")
+    assert (ann.T, snn.T) == (3, 0)
+
+
+def test_a_stray_relu_of_a_network_with_modes_stays(tmp_path: Path) -> None:
+    model = paper_models.merged()
+    model.body.block2.act = nn.ReLU()
+    path = probe.capture(model, data="digits", neuron="if", samples=10, timesteps=3, output=tmp_path / "r.h5")
+    with probe.open(path) as recording:
+        assert [layer.name for layer in recording.layers] == [f"body.{name}" for name in
+                ("block1.act", "block3.act", "block4.act", "block5.act", "hidden.act")]  # fmt: skip
+        assert recording.facts["unpaired"] == ["ANN body.block2.act"]
 
 
 def test_logits_of_other_samples_are_refused(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def test_a_merged_networks_ann_and_a_relu_network(tmp_path: Path) -> None:
     relu = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
     found = probe.sweep(relu, data="digits", methods=["if", "cos"], **FEW)
     assert found["methods"][0]["layers"][0]["levels"] is None
+    with pytest.raises(ProbeError, match="unknown option sample; expected samples"):
+        probe.sweep(sample=3)
     with pytest.raises(ProbeError, match="--neuron if with neurons of the family qcfs-stepwise"):
         probe.sweep(paper_models.stepwise(), data="digits", methods=["if"], **FEW)
 

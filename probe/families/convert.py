@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from probe.errors import ProbeError
@@ -60,7 +62,7 @@ def adapt(
             name=name, ann=activation.module, snn=activation.module, neuron=neuron, levels=activation.levels,
             threshold=threshold, initial_fraction=spec.initial_potential, traits=traits, layout=spec.layout,
         )  # fmt: skip
-        made = spec.make(_tensor(layer.theta)).train(activation.module.training)
+        made = spec.make(torch.from_numpy(layer.theta.copy())).train(activation.module.training)
         neurons[name] = made
         layers.append((layer, made))
     snn = _copied(ann)
@@ -95,16 +97,9 @@ def _nothing() -> None:
 
 
 def _joined(layer: LayerPair, made: nn.Module) -> LayerPair:
-    return LayerPair(
-        **{**vars(layer), "snn": made, "potential": partial(getattr, made, "potential"),
-           "silenced": partial(getattr, made, "silenced")}
-    )  # fmt: skip
-
-
-def _tensor(theta: npt.NDArray[np.float32]) -> Tensor:
-    import torch
-
-    return torch.from_numpy(theta.copy())
+    return replace(
+        layer, snn=made, potential=partial(getattr, made, "potential"), silenced=partial(getattr, made, "silenced")
+    )
 
 
 def _set_levels(module: nn.Module, levels: int) -> None:

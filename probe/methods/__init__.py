@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from probe.methods import cos, integrate, negative, srp
+from probe.methods import cos, stepwise
 from probe.methods.parameters import Parameters
 
 
@@ -52,11 +52,11 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "if": Method(integrate.neurons, "integrate and fire, v(0) = θ/2"),
-    "snm": Method(negative.snm, "a negative spike where v <= -θ and the net count is above 0"),
-    "negspike": Method(negative.negspike, "a negative spike where v < 0 and the net count is above 0"),
-    "srp": Method(srp.srp, "pre-simulation, then neurons that ended below 0 are silenced"),
-    "srp+negspike": Method(srp.srp_negspike, "srp, with negative spikes"),
+    "if": Method(stepwise.neurons("if"), "integrate and fire, v(0) = θ/2"),
+    "snm": Method(stepwise.neurons("snm"), "a negative spike where v <= -θ and the net count is above 0"),
+    "negspike": Method(stepwise.neurons("negspike"), "a negative spike where v < 0 and the net count is above 0"),
+    "srp": Method(stepwise.neurons("srp"), "pre-simulation, then neurons that ended below 0 are silenced"),
+    "srp+negspike": Method(stepwise.neurons("srp+negspike"), "srp, with negative spikes"),
     "cos": Method(cos.Cos, "v(0) shifted by one spike, neuron by neuron, after a pre-simulation", causal=False),
 }
 """Name -> method."""
