@@ -56,7 +56,7 @@ def run_stepwise(module: IF, inputs: Tensor) -> tuple[Tensor, Tensor]:
     outputs, potentials = [], []
     for x in inputs:
         outputs.append(module(x))
-        potentials.append(module.potential if module.potential is not None else torch.zeros_like(x))
+        potentials.append(torch.zeros_like(x) if module.potential is None else module.potential.clone())
     return torch.stack(outputs), torch.stack(potentials)
 
 
