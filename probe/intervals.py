@@ -20,3 +20,10 @@ def wilson(share: Floats, samples: int, z: float = 1.96) -> tuple[Floats, Floats
     half = z * np.sqrt(share * (1 - share) / samples + (z / (2 * samples)) ** 2)
     scale = 1 + z * z / samples
     return (middle - half) / scale, (middle + half) / scale
+
+
+def accuracy_of(right: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """The share of samples that are right, (sample,), with Wilson's 95% interval."""
+    share = right.mean()
+    low, high = wilson(np.array([share]), len(right))
+    return {"accuracy": float(share), "low": float(low[0]), "high": float(high[0])}

@@ -14,18 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from probe.analysis import describe_threshold
-from probe.attribution import why_not_even
+from probe.attribution import Coding, why_not_even
 from probe.commuting import plain
 from probe.data import DataSet, Indices, choose_samples, open_data
 from probe.errors import ProbeError
 from probe.families import Subject
 from probe.model_names import Opened, open_model
 from probe.models import DEFAULT_T, Options, adapt, networks_of
+from probe.recording.schema import time_grid
 from probe.run import Survey, survey
 
 LARGEST_T = 10_000
 DEFAULT_SWEEP_T = 64
 CALIBRATION_BATCH = 50
+MERGED_TENSORS = 7
+"""Tensors of the size of the largest layer that live at once where time is merged: measured, 5 (QCFS) to 8 (COS)."""
+NOT_CAUSAL = "the method is not causal: at t < T the numbers are those of a run made for T"
+TALLY_BYTES = 24
+"""What gathering statistics keeps of each neuron of a batch, whatever T."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,32 @@ class Prepared:
     def load(self, chosen: Indices) -> Tensor:
         """Samples as the networks take them."""
         return torch.from_numpy(self.data.load(chosen)).to(self.device, self.dtype)
+
+    def merged_bytes(self, batch_size: int) -> int | None:
+        """Memory, beside weights and libraries, that a batch takes where time is merged into it; None where it is not.
+
+        Stepwise layers need the same whatever T.
+        """
+        infos = self.surveyed.infos
+        merged = [info.neurons for info in infos if info.layout != "step"]
+        if not merged:
+            return None
+        samples = min(batch_size, len(self.indices))
+        of_network = MERGED_TENSORS * max(merged) * self.timesteps * self.dtype.itemsize
+        of_samples = samples * (of_network + TALLY_BYTES * sum(info.neurons for info in infos))
+        codings = (info.coding(t, self.timesteps) for info in infos for t in time_grid(self.timesteps))
+        places = sum(coding.size for coding in codings if isinstance(coding, Coding) and coding.dense)
+        return of_samples + places * np.dtype(np.int64).itemsize
+
+    def memory_note(self, batch_size: int) -> str | None:
+        """What a network that merges time will need, in a sentence."""
+        needed = self.merged_bytes(batch_size)
+        if needed is None:
+            return None
+        return (
+            f"time is merged into the batch: T = {self.timesteps} with {min(batch_size, len(self.indices))} samples at "
+            f"once needs up to about {needed / 1e6:,.0f} MB beside the weights; --batch-size makes it less"
+        )
 
     def release(self) -> None:
         """Put the user's networks back where they were."""
@@ -288,7 +320,7 @@ def _notes(subject: Subject, surveyed: Survey) -> list[str]:
     if subject.ann is None:
         notes.append("there is no ANN to compare with: spikes, potentials and accuracy are recorded, no errors")
     if not all(pair.traits.causal for pair in subject.layers):
-        notes.append("the method is not causal: at t < T the numbers are those of a run made for T")
+        notes.append(NOT_CAUSAL)
     return notes
 
 

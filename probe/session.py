@@ -54,6 +54,12 @@ class Capture:
         return self.prepared.indices
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before it runs, a sentence each."""
+        memory = self.prepared.memory_note(self.info.batch_size)
+        return (*self.prepared.notes, *([memory] if memory else []))
+
+    @property
     def bytes_per_layer(self) -> dict[int, int]:
         """Before compression."""
         return {

@@ -14,10 +14,10 @@ import torch
 from probe.analysis import describe_threshold
 from probe.attribution import LayerStatistics, summarise, why_not_even
 from probe.errors import ProbeError
-from probe.intervals import wilson
+from probe.intervals import accuracy_of
 from probe.layers import select_layers
 from probe.methods import METHODS
-from probe.prepare import DEFAULT_SWEEP_T, Prepared, Source, prepare
+from probe.prepare import DEFAULT_SWEEP_T, NOT_CAUSAL, Prepared, Source, prepare
 from probe.recording.schema import Batch, LayerInfo
 from probe.run import Run
 
@@ -62,7 +62,7 @@ def table_grid(timesteps: int, more: Sequence[int] = ()) -> tuple[int, ...]:
     return tuple(sorted(powers | {timesteps} | {t for t in more if 1 <= t <= timesteps}))
 
 
-class _Nothing:
+class Nothing:
     """A sink that keeps nothing: what counts is gathered while the network runs."""
 
     def append(self, layer: int | None, batch: Batch) -> None:
@@ -104,7 +104,7 @@ def simulate(
         progress: called after each batch with the samples done and to do.
     """
     run = Run(
-        prepared.subject, prepared.surveyed, infos, _Nothing(), record="stats", timesteps=prepared.timesteps, grid=grid
+        prepared.subject, prepared.surveyed, infos, Nothing(), record="stats", timesteps=prepared.timesteps, grid=grid
     )
     anns, snns, seconds = [], [], 0.0
     with run.hooked():
@@ -134,6 +134,7 @@ def sweep(
     layers: Sequence[str | int] = (),
     batch_size: int = 50,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
     **source: Any,
 ) -> dict[str, Any]:
     """Accuracy of the ANN and of each method over t, and every layer's cases and attribution, from one run a method.
@@ -148,6 +149,7 @@ def sweep(
         layers: specs of the layers whose errors are told; all of them without a spec.
         batch_size: samples at once.
         progress: called after each batch.
+        tell: called before each run with what the user should know, a sentence each, once.
         source: the options of `probe.prepare.Source` (data, samples, levels, srp_steps, ...).
 
     Returns:
@@ -166,15 +168,24 @@ def sweep(
     rows: list[dict[str, Any]] = []
     ann: npt.NDArray[np.bool_] | None = None
     head: dict[str, Any] = {}
+    said: set[str] = set()
+
+    def say(sentence: str) -> None:
+        if tell and sentence not in said:
+            tell(sentence)
+        said.add(sentence)
+
     for one in asked:
-        ran = [(t, *_run(base, one, t, layers, grid, batch_size, progress)) for t in _runs(one, timesteps, grid)]
+        # The longest first: it says what memory it takes, and whether there is enough shows at once.
+        runs = sorted(_runs(one, timesteps, grid), reverse=True)
+        ran = [(t, *_run(base, one, t, layers, grid, batch_size, progress, say)) for t in runs][::-1]
         last = ran[-1]
         head = head or {"model": last[1].name, "data": last[1].data.name, "samples": len(last[1].indices)}
         ann = last[2].ann if ann is None else ann
         rows.append(_row(one, [(t, result) for t, _, result in ran], grid))
     assert ann is not None
     return {
-        "schema": "probe-sweep/1", **head, "timesteps": timesteps, "table": list(grid), "ann": _accuracy(ann),
+        "schema": "probe-sweep/1", **head, "timesteps": timesteps, "table": list(grid), "ann": accuracy_of(ann),
         "methods": rows,
     }  # fmt: skip
 
@@ -186,11 +197,18 @@ def _runs(asked: Asked, timesteps: int, grid: tuple[int, ...]) -> tuple[int, ...
 
 def _run(
     base: Source, asked: Asked, timesteps: int, layers: Sequence[str | int], grid: tuple[int, ...], batch_size: int,
-    progress: Progress | None,
+    progress: Progress | None, say: Callable[[str], None],
 ) -> tuple[Prepared, Ran]:  # fmt: skip
     start = base.initial_potential if asked.initial_potential is None else asked.initial_potential
     prepared = prepare(replace(base, neuron=asked.name, timesteps=timesteps, initial_potential=start))
     try:
+        for note in prepared.notes:
+            # Here every T of the table is a run made for it.
+            if note != NOT_CAUSAL:
+                say(note)
+        memory = prepared.memory_note(batch_size)
+        if memory and timesteps == grid[-1]:
+            say(f"{asked.text}: {memory}")
         infos = select_layers(prepared.surveyed.infos, layers)
         of_run = tuple(t for t in grid if t <= timesteps) if asked.causal else (timesteps,)
         told = (lambda done, of: progress(asked.text, done, of)) if progress else None
@@ -199,18 +217,11 @@ def _run(
         prepared.release()
 
 
-def _accuracy(right: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """A share with Wilson's 95% interval."""
-    share = right.mean()
-    low, high = wilson(np.array([share]), len(right))
-    return {"accuracy": float(share), "low": float(low[0]), "high": float(high[0])}
-
-
 def _row(asked: Asked, ran: Sequence[tuple[int, Ran]], grid: tuple[int, ...]) -> dict[str, Any]:
     """A method's accuracy and layers, at each t from the run that holds it."""
     of_t = {t: next(result for timesteps, result in ran if t <= timesteps) for t in grid}
     every = range(1, ran[-1][0] + 1) if asked.causal else grid
-    accuracies = {str(t): _accuracy(of_t.get(t, ran[-1][1]).snn[:, t - 1]) for t in every}
+    accuracies = {str(t): accuracy_of(of_t.get(t, ran[-1][1]).snn[:, t - 1]) for t in every}
     last = ran[-1][1]
     return {
         "method": asked.text, "summary": METHODS[asked.name].summary, "causal": asked.causal,
@@ -247,7 +258,4 @@ def cost(methods: Sequence[str], timesteps: int, at: Sequence[int] = ()) -> Iter
         if asked.causal:
             yield f"{text}: one run of {timesteps} timesteps"
         else:
-            yield (
-                f"{text}: {len(grid)} runs of {', '.join(map(str, grid))} timesteps, which it merges into the batch: "
-                f"up to {timesteps} times the memory of one"
-            )
+            yield f"{text}: {len(grid)} runs of {', '.join(map(str, grid))} timesteps, which it merges into the batch"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,7 @@ def test_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert lines[1].split() == ["accuracy", "(%)", "T=0", "1", "2", "4"]
     assert [len(line.split()) for line in lines[2:4]] == [5, 4]
     assert "cos: 3 runs of 1, 2, 4 timesteps" in result.stderr
+    assert result.stderr.count("time is merged into the batch: T = 4 with 30 samples at once needs up to about") == 1
     assert any(line.split()[:3] == ["1", "block2.act", "cos"] for line in lines)
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(ok(run("sweep", *options, "--json")))["schema"] == "probe-sweep/1"
@@ -144,6 +147,43 @@ def test_memory_does_not_grow_with_the_timesteps() -> None:
         return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
 
     assert peak(256) <= 1.2 * peak(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["merged", "cos"])
+def test_the_memory_that_merged_time_is_said_to_take(kind: str) -> None:
+    """From T = 2 to T = 32 a process grows by at most what it says, and by a good part of it."""
+
+    def run(timesteps: int) -> tuple[int, int]:
+        code = (
+            "import numpy as np, resource\n"
+            "from probe import zoo\n"
+            "from probe.data import DataSet\n"
+            "from probe.session import plan\n"
+            "from tests import paper_models as papers\n"
+            "body = zoo.load('resnet20-cifar10')\n"
+            f"if {kind == 'merged'}:\n"
+            "    make = lambda q: papers.MergedIF(q.levels, q.threshold.item())\n"
+            "    model, neuron = papers.MergedNetwork(papers.swapped(make, body)).eval(), None\n"
+            "else:\n"
+            "    model, neuron = body, 'cos'\n"
+            "noise = np.random.default_rng(0).standard_normal((10, 3, 32, 32), dtype=np.float32)\n"
+            "data = DataSet('noise', np.arange(10), tuple('0123456789'), lambda index: noise[index])\n"
+            f"planned = plan(model, data=data, samples=10, timesteps={timesteps}, neuron=neuron, record='stats',\n"
+            "    output='x.h5', overwrite=True)\n"
+            "planned.run()\n"
+            "print(planned.prepared.merged_bytes(50), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, check=True, text=True, cwd=folder, env=environment
+            )
+        said, peak = map(int, done.stdout.split())
+        return said, peak
+
+    (said, peak), (said_more, peak_more) = run(2), run(32)
+    assert 0.4 * (said_more - said) <= peak_more - peak <= 1.25 * (said_more - said)
 
 
 def test_what_cos_shifts() -> None:

@@ -53,7 +53,7 @@ def command(yes: bool, strict: bool, **options: Any) -> int:
 
     arguments = "probe " + shlex.join(sys.argv[1:])
     planned = plan(command=arguments, **source_arguments(options), **options)
-    for note in planned.prepared.notes:
+    for note in planned.notes:
         complain(f"note: {note}")
     _announce(planned)
     if planned.bytes > ASK_ABOVE and not yes:

@@ -58,8 +58,9 @@ def command(
     shown = options["layers"]
     with progress_bar("sweep") as advance:
         found = sweep(
-            methods=names, timesteps=timesteps, progress=_named(advance), **source_arguments(options), **options
-        )
+            methods=names, timesteps=timesteps, progress=_named(advance), tell=_tell, **source_arguments(options),
+            **options,
+        )  # fmt: skip
     if output is not None:
         from probe.plots import draw_study, save
 
@@ -75,6 +76,10 @@ def command(
     for sentence in broken:
         complain(f"ORACLE BROKEN: {sentence}")
     return EXIT_CHECK if strict and broken else 0
+
+
+def _tell(sentence: str) -> None:
+    complain(f"note: {sentence}")
 
 
 def _named(advance: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
