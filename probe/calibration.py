@@ -72,7 +72,10 @@ def thresholds(
 
     def note_largest(name: str, a: Tensor) -> None:
         if not bool(torch.isfinite(a).all()):
-            raise ProbeError(f"layer {name} gives NaN or infinity in the ANN", expected="finite activations")
+            raise ProbeError(
+                f"layer {name} gives NaN or infinity in the ANN", expected="finite activations", fault="not-finite",
+                layer=name,
+            )  # fmt: skip
         dims[name] = a.ndim
         here = a.detach().movedim(1, 0).flatten(1).amax(1)
         largest[name] = torch.maximum(largest[name], here) if name in largest else here

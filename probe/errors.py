@@ -11,10 +11,23 @@ class ProbeError(Exception):
         expected: what would have been accepted.
         next_step: the command or change that mends it.
         trace: the traceback of the user's own code, several lines, where that is what failed; not part of the one line.
+        fault: what is wrong with the network, a name of `probe.diagnosis.networks.FAULTS`; empty where something else
+            is at fault (a path, an option).
+        layer: dotted name of the layer that has it, where it is one layer's.
     """
 
-    def __init__(self, got: str, *, expected: str = "", next_step: str = "", trace: str = "") -> None:
+    def __init__(
+        self,
+        got: str,
+        *,
+        expected: str = "",
+        next_step: str = "",
+        trace: str = "",
+        fault: str = "",
+        layer: str | None = None,
+    ) -> None:
         self.got, self.expected, self.next_step, self.trace = got, expected, next_step, trace
+        self.fault, self.layer = fault, layer
         super().__init__(str(self))
 
     def __str__(self) -> str:

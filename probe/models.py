@@ -236,7 +236,10 @@ def _converted(network: nn.Module, x: Tensor, options: Options, batches: Batches
     # Auxiliary heads, for example, are not called in evaluation.
     skipped = [name for name in rectifiers if name not in found]
     if len(skipped) == len(activations):
-        raise ProbeError(f"layer {skipped[0]} is never called by the ANN", expected="activations in the forward")
+        raise ProbeError(
+            f"layer {skipped[0]} is never called by the ANN", expected="activations in the forward",
+            fault="never-called", layer=skipped[0],
+        )  # fmt: skip
     subject = convert.adapt(
         network, options.neuron or "if", options.spec, levels=options.levels, thresholds=found, skipped=skipped
     )
@@ -301,6 +304,7 @@ def _of_pair(ann: nn.Module, snn: nn.Module, x: Tensor, options: Options) -> Sub
             f"no activation of the ANN has the shape of a spiking layer: {', '.join(map(str, seen_ann[:4]))} and "
             f"{', '.join(map(str, seen_snn[:4]))}",
             expected="the ANN that the SNN was converted from",
+            fault="shapes-differ",
         )
     return replace(alone, ann=ann, layers=paired, unpaired=unpaired, forward_ann=forward_ann, restore=restore)
 
@@ -317,6 +321,8 @@ def _check_thresholds(
             f"ANN {ann_name} has θ = {float(theta.mean()):.6g} and SNN {snn_name} has {float(other.mean()):.6g}",
             expected="one threshold in both",
             next_step="check that the SNN was made from this ANN, or pass --pair ANN.NAME=SNN.NAME",
+            fault="threshold-differs",
+            layer=ann_name,
         )
 
 

@@ -186,8 +186,41 @@ class Prepared:
             network.to(home)
 
 
-def prepare(source: Source) -> Prepared:
-    """Open model and data, pair the layers and run one sample.
+@dataclass(frozen=True)
+class Adapted:
+    """Networks that are paired, on the device that they will run on; attributes as of `Prepared`.
+
+    Attributes:
+        opened: the model as it was named.
+        x: the first sample, shape (1, ...).
+    """
+
+    opened: Opened
+    subject: Subject
+    data: DataSet
+    indices: Indices
+    x: Tensor
+    timesteps: int
+    homes: tuple[tuple[nn.Module, torch.device], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.opened.name
+
+    def load(self, chosen: Indices) -> Tensor:
+        """Samples as the networks take them."""
+        return torch.from_numpy(self.data.load(chosen)).to(self.x)
+
+    def release(self) -> None:
+        """Put the user's networks back where they were."""
+        for network, home in self.homes:
+            network.to(home)
+
+
+def adapted(source: Source) -> Adapted:
+    """Open model and data, and pair the layers.
 
     Raises:
         ProbeError: something does not fit.
@@ -221,20 +254,34 @@ def prepare(source: Source) -> Prepared:
         for network in subject.networks:
             network.to(device)
         timesteps = _timesteps(source.timesteps, subject)
-        surveyed = survey(subject, x, timesteps)
-        _check_classes(surveyed, data)
+    except BaseException:
+        for network, home in homes:
+            network.to(home)
+        raise
+    return Adapted(opened, subject, data, indices, x, timesteps, homes, tuple(notes))
+
+
+def prepare(source: Source) -> Prepared:
+    """Open model and data, pair the layers and run one sample.
+
+    Raises:
+        ProbeError: something does not fit.
+    """
+    found = adapted(source)
+    try:
+        surveyed = survey(found.subject, found.x, found.timesteps)
+        _check_classes(surveyed, found.data)
         if source.average_pool and any(bend.operation == "max-pooling" for bend in surveyed.bends):
             raise ProbeError(
                 "--average-pool cannot replace functional max-pooling", expected="nn.MaxPool modules",
                 next_step="write the pooling as a module in the model",
             )  # fmt: skip
     except BaseException:
-        for network, home in homes:
-            network.to(home)
+        found.release()
         raise
     return Prepared(
-        opened.name, opened.checkpoint_sha256, subject, surveyed, data, indices, timesteps, device, dtype, homes,
-        (*notes, *_notes(subject, surveyed)),
+        found.opened.name, found.opened.checkpoint_sha256, found.subject, surveyed, found.data, found.indices,
+        found.timesteps, found.x.device, found.x.dtype, found.homes, (*found.notes, *_notes(found.subject, surveyed)),
     )  # fmt: skip
 
 

@@ -180,6 +180,7 @@ def survey(subject: Subject, x: Tensor, timesteps: int = 2) -> Survey:
         raise ProbeError(
             f"the outputs have shape {of_ann}SNN {', '.join(of_snn)}" + (f", {len(logits)} in all" if short else ""),
             expected="logits (sample, class), alike in both, one of the SNN at each timestep",
+            fault="logits-shape",
         )
     _check_calls(surveyor, subject, steps)
     pairs, infos = [], []
@@ -210,6 +211,7 @@ def understandable(network: nn.Module, x: Tensor) -> Iterator[None]:
             expected=_wanted(network) or "float32 data of the shape it was trained on",
             next_step="check --data and the model's dtype",
             trace=user_traceback(error) if has_user_frame(error) else "",
+            fault="not-runnable",
         ) from None
 
 
@@ -237,6 +239,8 @@ def _check_calls(surveyor: _Surveyor, subject: Subject, steps: int) -> None:
                 f"layer {name} is never called by the {'SNN' if of_ann or pair.ann is None else 'ANN'}",
                 expected="activations that take part in the forward",
                 next_step="remove the module, or call it",
+                fault="never-called",
+                layer=name,
             )
         wanted = steps + pair.traits.presteps if pair.layout == "step" else 1
         if (pair.ann is not None and of_ann != 1) or of_snn != wanted:
@@ -245,6 +249,8 @@ def _check_calls(surveyor: _Surveyor, subject: Subject, steps: int) -> None:
                 f"layer {name} is called {by_ann}{of_snn} times in {steps} timesteps by the SNN",
                 expected="once in each forward",
                 next_step="give each use a module of its own",
+                fault="called-twice",
+                layer=name,
             )
 
 
@@ -260,12 +266,12 @@ def _described(
         output = time_first(outputs[0], pair.layout, steps, samples)
     shape = tuple(output.shape[2:])
     pair = replace(pair, threshold=_fitted(pair, pair.theta, shape), height=_fitted(pair, pair.spike_height, shape))
-    _check_spikes(pair, output)
+    check_spikes(pair, output)
     activation = surveyor.activations.get(pair.name)
     if activation is not None and tuple(activation.shape[1:]) != shape:
         raise ProbeError(
             f"layer {pair.name} has shape {tuple(activation.shape[1:])} in the ANN and {shape} in the SNN",
-            expected="equal shapes", next_step="pass --pair ANN.NAME=SNN.NAME",
+            expected="equal shapes", next_step="pass --pair ANN.NAME=SNN.NAME", fault="shapes-differ", layer=pair.name,
         )  # fmt: skip
     info = LayerInfo(
         index=index,
@@ -304,11 +310,13 @@ def _fitted(pair: LayerPair, values: npt.NDArray[np.float32], shape: tuple[int, 
         raise ProbeError(
             f"layer {pair.name} has thresholds of shape {values.shape} and neurons of shape {shape}",
             expected="one number, one a channel, or a shape that broadcasts to (sample, *neuron)",
+            fault="shapes-differ",
+            layer=pair.name,
         )
     return values
 
 
-def _check_spikes(pair: LayerPair, output: Tensor) -> None:
+def check_spikes(pair: LayerPair, output: Tensor) -> None:
     """A spiking layer gives whole numbers of spikes, at most one a timestep unless it is graded."""
     scaled = output.float() / torch.from_numpy(pair.spike_height).to(output.device)
     worst = float((scaled - scaled.round()).abs().max())
@@ -317,7 +325,9 @@ def _check_spikes(pair: LayerPair, output: Tensor) -> None:
             f"layer {pair.name} gives outputs that are up to {worst:.3g} away from whole numbers of spikes of height "
             f"{float(pair.spike_height.mean()):.4g}",
             expected="0 or the height of a spike",
-            next_step="check its threshold, and that its forward returns spikes",
+            next_step=_ratio(scaled) or "check its threshold, and that its forward returns spikes",
+            fault="not-spikes" if worst == worst else "not-finite",
+            layer=pair.name,
         )
     lowest, highest = int(scaled.min().round()), int(scaled.max().round())
     if (lowest < 0 and not pair.traits.signed) or (max(highest, -lowest) > 1 and not pair.traits.graded):
@@ -326,7 +336,17 @@ def _check_spikes(pair: LayerPair, output: Tensor) -> None:
             expected="neurons that fire as their traits say: "
             + ("-1, " if pair.traits.signed else "") + "0 or 1 spike a timestep",
             next_step="check its threshold, or set signed or graded in its traits",
+            fault="several-spikes", layer=pair.name,
         )  # fmt: skip
+
+
+def _ratio(scaled: Tensor) -> str:
+    """What to do where every spike has one height, another than it should."""
+    heights = scaled[scaled != 0].abs()
+    lowest, highest = float(heights.min()), float(heights.max())
+    if not highest - lowest <= LEVEL_TOLERANCE * highest:
+        return ""
+    return f"every spike has {highest:.4g} times that height: check that it is scaled by the layer's θ"
 
 
 def _encoding(info: LayerInfo, activation: Tensor) -> str:
@@ -351,6 +371,7 @@ def _check_logits(ann: Tensor | None, steps: Sequence[Tensor], samples: int, tim
         raise ProbeError(
             f"the networks give logits of shape {got} at {len(steps)} timesteps",
             expected=f"({samples}, {classes}) at each of {timesteps}",
+            fault="logits-shape",
         )
 
 
@@ -374,6 +395,7 @@ class Run:
         record: the preset that says which.
         timesteps: T.
         grid: the t of the statistics.
+        per_sample: the t of which sums are kept for each sample; None for those of a recording.
     """
 
     def __init__(
@@ -386,7 +408,9 @@ class Run:
         record: str,
         timesteps: int,
         grid: tuple[int, ...],
+        per_sample: tuple[int, ...] | None = None,
     ) -> None:
+        per_sample = per_sample_grid(timesteps) if per_sample is None else per_sample
         self.subject, self.surveyed, self.sink, self.timesteps = subject, surveyed, sink, timesteps
         self._fed: dict[str, list[int]] = {"ann": [], "snn": []}
         self._network, self._samples = "", 0
@@ -395,7 +419,7 @@ class Run:
         for info in recorded:
             pair = surveyed.pairs[info.index]
             codings = {t: coding for t in grid if (coding := info.coding(t, timesteps))}
-            plan = Plan(codings, per_sample_grid(timesteps), timesteps, info.threshold, info.height)
+            plan = Plan(codings, per_sample, timesteps, info.threshold, info.height)
             promised = why_not_even(info.traits, info.initial_fraction) is None
             oracle = Oracle(applies=info.index == 0 and info.constant_input and info.paired and promised)
             clone = info.name in surveyed.rewrites
@@ -490,6 +514,7 @@ class Run:
                     f"the {name} gives NaN or infinity as logits",
                     expected="finite outputs",
                     next_step="check the checkpoint and the data's normalisation",
+                    fault="not-finite",
                 )
         return ann, snn
 
@@ -513,10 +538,16 @@ class Run:
                 )
         return tuple(told)
 
+    def _training_kinds(self) -> list[str]:
+        """Classes of the modules that were found in training mode."""
+        found = set(self.surveyed.trained)
+        every = (pair for network in self.subject.networks for pair in network.named_modules())
+        return sorted({type(module).__name__ for name, module in every if name in found})
+
     def facts(self) -> dict[str, Any]:
         """What a later diagnosis needs and no array holds."""
         return {
-            "modes": {"found_in_training_mode": list(self.surveyed.trained)},
+            "modes": {"found_in_training_mode": list(self.surveyed.trained), "training_kinds": self._training_kinds()},
             "calls": {name: {"ann": ann, "snn": snn} for name, (ann, snn) in self.surveyed.calls.items()},
             "surveyed_timesteps": self.surveyed.timesteps,
             "order": [info.name for info in self.surveyed.infos],

@@ -145,7 +145,10 @@ class Capture:
         except OSError:
             rest = f"; the finished parts are in {writer.folder}"
         if isinstance(error, ProbeError):
-            return ProbeError(error.got + rest, expected=error.expected, next_step=error.next_step)
+            return ProbeError(
+                error.got + rest, expected=error.expected, next_step=error.next_step, fault=error.fault,
+                layer=error.layer,
+            )  # fmt: skip
         reason = error.strerror or str(error).split(",")[0].strip("() ")
         full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         return ProbeError(

@@ -104,8 +104,9 @@ def simulate(
         progress: called after each batch with the samples done and to do.
     """
     run = Run(
-        prepared.subject, prepared.surveyed, infos, Nothing(), record="stats", timesteps=prepared.timesteps, grid=grid
-    )
+        prepared.subject, prepared.surveyed, infos, Nothing(), record="stats", timesteps=prepared.timesteps, grid=grid,
+        per_sample=(),
+    )  # fmt: skip
     anns, snns, seconds = [], [], 0.0
     with run.hooked():
         for first in range(0, len(prepared.indices), batch_size):

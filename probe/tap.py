@@ -20,7 +20,7 @@ from probe.errors import ProbeError
 from probe.families import LayerPair, time_first
 from probe.recording.schema import Batch, LayerInfo, holds
 from probe.spikes import pack
-from probe.tally import Tally
+from probe.tally import Tally, TooManySpikes
 
 MOST_SPIKES = 127
 """A graded neuron's spikes in one timestep, which a recording keeps as int8."""
@@ -151,6 +151,8 @@ class Tap:
             raise ProbeError(
                 f"{self._where}: the ANN's outputs go down to {float(a.min()):.3g}",
                 expected="a ReLU or a QCFS activation",
+                fault="no-activation",
+                layer=self.info.name,
             )
         # Something may work on it in place before the SNN runs.
         self._values = a.clone()
@@ -172,7 +174,10 @@ class Tap:
             return
         if not torch.equal(self.info.decoded(level, threshold), a):
             raise ProbeError(
-                f"layer {self.info.name}: ANN outputs are not θ·k/L bit by bit", expected="a QCFS activation in float32"
+                f"layer {self.info.name}: ANN outputs are not θ·k/L bit by bit",
+                expected="a QCFS activation in float32",
+                fault="levels-differ",
+                layer=self.info.name,
             )
         self._send("ann_output", numpy_of(level.to(torch.uint8)))
 
@@ -183,6 +188,8 @@ class Tap:
             f"{self._where}: a·L/θ is up to {worst:.3g} away from a whole number",
             expected=f"QCFS outputs with L = {self.info.levels} and the layer's θ",
             next_step="check --levels and the threshold",
+            fault="levels-differ",
+            layer=self.info.name,
         )
 
     def _ann_not_finite(self) -> ProbeError:
@@ -190,6 +197,8 @@ class Tap:
             f"{self._where} gives NaN or infinity in the ANN",
             expected="finite activations",
             next_step="check the checkpoint and the data's normalisation",
+            fault="not-finite",
+            layer=self.info.name,
         )
 
     # ------------------------------------------------------------------------------------------------------- SNN
@@ -231,6 +240,8 @@ class Tap:
             f"{self._where} has been called {self.seen} times by the SNN {by}",
             expected="one call a timestep, whatever the batch",
             next_step="give each use a module of its own",
+            fault="called-twice",
+            layer=self.info.name,
         )
 
     @property
@@ -247,6 +258,14 @@ class Tap:
             self.tally.step(t, x, output)
         except FloatingPointError:
             raise self._not_finite() from None
+        except TooManySpikes:
+            raise ProbeError(
+                f"{self._where} has neurons with more than {t} spikes in {t} timesteps",
+                expected="neurons that fire as their traits say: at most one spike a timestep",
+                next_step="check its threshold, or set graded in its traits",
+                fault="several-spikes",
+                layer=self.info.name,
+            ) from None
         if self._holds("snn_spikes"):
             self._send_spikes(t, output)
         if self._holds("snn_input") and (t == 1 or not self.info.constant_input):
@@ -261,6 +280,8 @@ class Tap:
                 f"{self._where} has shape {tuple(self._values.shape)} in the ANN and {tuple(output.shape)} in the SNN",
                 expected="equal shapes",
                 next_step="pass --pair ANN.NAME=SNN.NAME",
+                fault="shapes-differ",
+                layer=self.info.name,
             )
         self.tally.begin(self.first, output if self._values is None else self._values, silenced)
         if silenced is not None and self._holds("silenced"):
@@ -278,6 +299,8 @@ class Tap:
                 f"{self._where} fires {int(spikes.max())} spikes in one timestep",
                 expected=f"at most {MOST_SPIKES}",
                 next_step="raise its threshold, or use --record counts",
+                fault="several-spikes",
+                layer=self.info.name,
             )
         self._send("snn_spikes", numpy_of(spikes.to(torch.int8)), t)
 
@@ -289,6 +312,8 @@ class Tap:
             raise ProbeError(
                 f"{self._where}: the input changes at t = {t}, though not for one sample",
                 expected="an input that is the same at every t, or never is",
+                fault="input-changes",
+                layer=self.info.name,
             )
 
     @property
@@ -301,6 +326,8 @@ class Tap:
             f"{self._where} is fed NaN or infinity in the SNN",
             expected="finite inputs",
             next_step="check the checkpoint and the data's normalisation",
+            fault="not-finite",
+            layer=self.info.name,
         )
 
     def _compare_inputs(self, x: Tensor) -> None:
@@ -318,6 +345,8 @@ class Tap:
             raise ProbeError(
                 f"{self._where} was called {self.seen} times by the SNN",
                 expected=f"once at each of {wanted} timesteps",
+                fault="called-twice" if self.seen > wanted else "never-called",
+                layer=self.info.name,
             )
         total = self.tally.input_sum
         # The sum shows NaN and infinity in a fortieth of the time; it could itself overflow, so a look follows.

@@ -129,6 +129,9 @@ def test_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(ok(run("sweep", *options, "--json")))["schema"] == "probe-sweep/1"
     assert ok(run("sweep", *options, "--csv")).splitlines()[0] == "method,t,accuracy,low,high"
+    of_layers = ok(run("sweep", *options, "--layer", "0:2", "--csv")).splitlines()
+    assert of_layers[0].startswith("method,layer,name,t,")
+    assert len(of_layers) == 1 + 2 * 2 * 3
     refused(run("sweep", *options, "-t", 3), "t = 3", "one of 1, 2, 4")
     refused(run("sweep", *options, "-o", "s.png"), "s.png exists")
     assert run("sweep", "--neuron", "if").exit_code == 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from probe.attribution import Coding, LayerStatistics, levels_of, statistics_of
 from probe.families import convert
 from probe.neurons import IF, NEGATIVE, QCFS, NeuronSpec
-from probe.tally import LevelTally, Plan
+from probe.tally import LevelTally, Plan, TooManySpikes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -207,6 +207,19 @@ def test_both_ways_of_counting_are_covered() -> None:
     assert all(Coding(8, t, t).dense for t in (3, 8, 40))
     assert not Coding(8, 120, 120).dense
     assert not Coding(8, 40, 40, 0.3).dense
+
+
+@pytest.mark.parametrize("timesteps", [4, 200])
+def test_more_spikes_than_timesteps_are_refused(timesteps: int) -> None:
+    """Two spikes at t = 1, whether codes have a place each or not."""
+    codings = {t: Coding(8, t, timesteps) for t in (1, timesteps)}
+    assert codings[timesteps].dense == (timesteps == 4)
+    tally = LevelTally(Plan(codings, (), timesteps, np.asarray(0.5, np.float32)))
+    tally.begin(0, torch.zeros(2, 3))
+    output = torch.zeros(2, 3)
+    output[1, 2] = 1.0
+    with pytest.raises(TooManySpikes):
+        tally.step(1, torch.ones(2, 3), output)
 
 
 def random_batch(seed: int, shape: tuple[int, ...], timesteps: int, threshold: Arrays, levels: int) -> Captured:

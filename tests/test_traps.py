@@ -582,6 +582,23 @@ def test_srp_counts_start_anew_in_every_batch(monkeypatch: Patch, tmp_path: Path
     assert not np.array_equal(right[0], counts(tmp_path)[0])
 
 
+# --------------------------------------------------------------------------------------------- several spikes
+
+
+def test_several_spikes_that_the_first_sample_does_not_show_are_refused(tmp_path: Path) -> None:
+    right = subject_of(paper_models.digits())
+    layer = right.layers[2]
+
+    def twice(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * (2 if len(output) > 1 else 1)
+
+    layer.snn.register_forward_hook(twice)
+    with pytest.raises(ProbeError) as raised:
+        broken(right, tmp_path)
+    assert (raised.value.fault, raised.value.layer) == ("several-spikes", layer.name)
+    assert "more than" in str(raised.value)
+
+
 # ------------------------------------------------------------------------------------------------------ COS
 
 

@@ -62,7 +62,9 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def source_options(*, flag: bool = False, without: Sequence[str] = ()) -> Callable[[F], F]:
+def source_options(
+    *, flag: bool = False, without: Sequence[str] = (), default: str = "zoo:digits", metavar: str = "[MODEL]"
+) -> Callable[[F], F]:
     """MODEL, or with `flag` --model, and the options that say how it is run on which data, but for some by name."""
 
     def decorate(function: F) -> F:
@@ -72,7 +74,7 @@ def source_options(*, flag: bool = False, without: Sequence[str] = ()) -> Callab
         parameters[:] = [parameter for parameter in parameters if parameter.name not in without]
         if flag:
             return click.option("--model", help="Show how the layers of this model would be paired.")(function)
-        return click.argument("model", default="zoo:digits", metavar="[MODEL]")(function)
+        return click.argument("model", default=default, metavar=metavar)(function)
 
     return decorate
 

@@ -37,7 +37,8 @@ def command(
     """Compare conversion methods over T on one network, each from a single simulated run.
 
     The table gives the accuracy in per cent, T = 0 for the ANN, with 95% intervals below; with --layer also what each
-    layer's error is made of. A method whose calibration depends on T (cos) is run once for each T, merged in time.
+    layer's error is made of (--csv: that alone, at every t of the table). A method whose calibration depends on T (cos)
+    is run once for each T, merged in time.
 
     \b
     Example:  probe sweep zoo:digits -T 32 --methods if,if@0,negspike,srp --samples all -o sweep.png
@@ -69,7 +70,7 @@ def command(
     if as_json:
         print_json(found)
     elif as_csv:
-        print_csv(list(_rows(found)))
+        print_csv(list(_layer_rows(found) if shown else _rows(found)))
     else:
         _print(found, timestep or timesteps, layers=bool(shown))
     broken = [f"{row['method']}: {sentence}" for row in found["methods"] for sentence in row["broken"]]
@@ -94,6 +95,13 @@ def _rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in found["methods"]:
         for t, accuracy in row["accuracy"].items():
             yield {"method": row["method"], "t": int(t), **accuracy}
+
+
+def _layer_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for row in found["methods"]:
+        for layer in row["layers"]:
+            for t, here in layer["at"].items():
+                yield {"method": row["method"], "layer": layer["index"], "name": layer["name"], "t": int(t), **here}
 
 
 def _print(found: Mapping[str, Any], timestep: int, *, layers: bool) -> None:

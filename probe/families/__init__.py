@@ -116,11 +116,16 @@ class LayerPair:
                 f"layer {self.name} has threshold {float(theta.min()):.4g}",
                 expected="a threshold above 0",
                 next_step="train that layer again, or check that its threshold was loaded",
+                fault="threshold-not-positive",
+                layer=self.name,
             )
         if self.layout not in LAYOUTS:
             raise ProbeError(f"layer {self.name} has layout {self.layout!r}", expected=f"one of {', '.join(LAYOUTS)}")
         if self.levels is not None and not 1 <= self.levels <= 255:
-            raise ProbeError(f"layer {self.name} has {self.levels} levels", expected="1 to 255")
+            raise ProbeError(
+                f"layer {self.name} has {self.levels} levels", expected="1 to 255", fault="levels-differ",
+                layer=self.name,
+            )  # fmt: skip
         object.__setattr__(self, "threshold", theta)
         height = theta if self.height is None else np.asarray(self.height, np.float32)
         object.__setattr__(self, "height", height)
@@ -162,6 +167,7 @@ def time_first(values: Tensor, layout: str, timesteps: int, samples: int, *, fed
         raise ProbeError(
             f"a spiking layer is called with shape {got} for {samples} samples and {timesteps} timesteps",
             expected=f"time and samples in the layout {layout}",
+            fault="time-layout",
         )
     return values
 
@@ -236,6 +242,7 @@ def logits_of(output: Any) -> Tensor:
         raise ProbeError(
             f"the network's output is a {type(output).__name__}",
             expected="a tensor of logits, or a tuple that begins with one",
+            fault="logits-shape",
         )
     return found
 

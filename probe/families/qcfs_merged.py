@@ -60,7 +60,9 @@ def _run(network: nn.Module, x: Tensor, timesteps: int) -> Iterator[Tensor]:
     logits = logits_of(network(x))
     if len(logits) != timesteps:
         raise ProbeError(
-            f"the network gives shape {tuple(logits.shape)} at set_T({timesteps})", expected="(timestep, sample, class)"
+            f"the network gives shape {tuple(logits.shape)} at set_T({timesteps})",
+            expected="(timestep, sample, class)",
+            fault="logits-shape",
         )
     yield from logits
 

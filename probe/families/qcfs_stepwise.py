@@ -82,7 +82,9 @@ def run(network: nn.Module, layers: Sequence[LayerPair]) -> dict[str, Any]:
     lengths = {int(module.sim_len) for module in wrappers if hasattr(module, "sim_len")}
     if len(lengths) > 1 or len({layer.traits.presteps for layer in layers}) > 1:
         raise ProbeError(
-            "the network's layers simulate different numbers of timesteps", expected="one presim_len and one sim_len"
+            "the network's layers simulate different numbers of timesteps",
+            expected="one presim_len and one sim_len",
+            fault="timesteps-differ",
         )
     timesteps = next(iter(lengths), None)
     return {

@@ -91,7 +91,7 @@ def run(network: nn.Module, layers: Sequence[LayerPair]) -> dict[str, Any]:
     """How the network is run and reset, as arguments of `Subject`."""
     layouts = {layer.layout for layer in layers}
     if len(layouts) > 1:
-        raise ProbeError("the network mixes squeezing layers and others", expected="one kind")
+        raise ProbeError("the network mixes squeezing layers and others", expected="one kind", fault="modes-mixed")
     modules: list[Any] = list(network.modules())
     squeezing = [module for module in modules if _squeezes(module)]
     unflattening = [module for module in modules if type(module).__name__ == "UnflattenTime"]
@@ -136,5 +136,6 @@ def _run(
         raise ProbeError(
             f"the network gives shape {tuple(logits.shape)} for {samples} samples and {timesteps} timesteps",
             expected="(sample, timestep, class)",
+            fault="logits-shape",
         )
     yield from logits.transpose(0, 1)

@@ -193,6 +193,8 @@ def _expecting_rest(neurons: Mapping[str, Any]) -> Iterator[None]:
                     f"the network hands layer {name} a potential at t = 1 that is not 0",
                     expected="one that is forgotten before each sample",
                     next_step="clear it before the run (set it to None, or call what resets it)",
+                    fault="not-reset",
+                    layer=name,
                 )
 
     with ExitStack() as stack:

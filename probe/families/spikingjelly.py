@@ -56,7 +56,7 @@ def spiking_layers(network: nn.Module) -> list[LayerPair]:
     if len(modes) > 1:
         raise ProbeError(
             "the network mixes step modes 's' and 'm'", expected="one",
-            next_step="call functional.set_step_mode(network, 's') or 'm'",
+            next_step="call functional.set_step_mode(network, 's') or 'm'", fault="modes-mixed",
         )  # fmt: skip
     return layers
 
@@ -103,6 +103,8 @@ def _chain(name: str, before: Any, neuron: Any, after: Any) -> LayerPair:
             f"layer {name} is scaled by {detached(before.scale).ravel()[0]:.4g} before and {theta.ravel()[0]:.4g} "
             f"after a neuron with threshold {fires:.4g}",
             expected="factors whose product is that threshold",
+            fault="threshold-differs",
+            layer=name,
         )
     channel = int(getattr(after, "channel_dim", 1))
 
@@ -167,6 +169,7 @@ def _run_merged(network: nn.Module, x: Tensor, timesteps: int) -> Iterator[Tenso
             next_step="where its forward repeats the sample over time itself, pass the module inside that it repeats "
             "it for",
             trace=user_traceback(error) if has_user_frame(error) else "",
+            fault="not-runnable",
         ) from None
     logits = logits_of(output)
     if logits.ndim != 3 or len(logits) != timesteps:
@@ -174,5 +177,6 @@ def _run_merged(network: nn.Module, x: Tensor, timesteps: int) -> Iterator[Tenso
             f"the network gives shape {tuple(logits.shape)} for {timesteps} timesteps in step mode 'm'",
             expected="(timestep, sample, class)",
             next_step="do not average over time inside the network",
+            fault="logits-shape",
         )
     yield from logits

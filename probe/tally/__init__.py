@@ -3,9 +3,9 @@
 from probe.attribution import Coding
 from probe.tally.analog import AnalogTally
 from probe.tally.levels import LevelTally
-from probe.tally.plan import Plan, Tally
+from probe.tally.plan import Plan, Tally, TooManySpikes
 
-__all__ = ["AnalogTally", "LevelTally", "Plan", "Tally", "tally_of"]
+__all__ = ["AnalogTally", "LevelTally", "Plan", "Tally", "TooManySpikes", "tally_of"]
 
 
 def tally_of(plan: Plan) -> Tally:

@@ -7,13 +7,15 @@ a whole number. All else is made in pieces that stay in the processor's cache, i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from probe.attribution import DENSE, NO_ERROR, Coding, Ints, LayerStatistics, Statistics, count
-from probe.tally.plan import PIECE, Plan, first_inputs
+from probe.tally.plan import PIECE, Plan, TooManySpikes, first_inputs
 
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
@@ -44,7 +46,7 @@ class LevelTally:
 
     def _forget(self) -> None:
         self._bins: dict[int, Tensor] = {}
-        self._found: dict[int, list[tuple[Ints, Ints]]] = {}
+        self._counted: dict[int, Statistics] = {}
         self._largest: dict[int, Ints] = dict.fromkeys(self._codings, NO_ERROR)
         self._spikes_at: Tensor | None = None
         self._per_neuron: Tensor | None = None
@@ -173,6 +175,8 @@ class LevelTally:
             base.copy_(self._classes[piece])
         if self._coding.lowest_count:
             base.sub_(self._coding.lowest_count * self._weight)
+        if not self.plan.per_sample:
+            return
         k = self._summable(self._levels[piece])
         self._sums[piece[0], :, 1] += k.sum(1, keepdim=True)
         self._sums[piece[0], :, 3] += self._dot(k, k)[:, None]
@@ -196,15 +200,18 @@ class LevelTally:
             except RuntimeError:
                 # NaN, the one number that no clamp catches, became a code far below 0.
                 raise FloatingPointError("NaN in a layer's input") from None
+            if len(bins) > coding.size:
+                raise TooManySpikes
             self._bins[t] = self._bins[t].add_(bins) if t in self._bins else bins
             self._find_largest(t, coding, bins.view(-1, coding.span).amax(1).nonzero().view(-1).cpu().numpy())
             return
-        codes, counts = torch.unique(self._code, return_counts=True)
-        found = self._found.setdefault(t, [])
-        found.append((codes.cpu().numpy(), counts.cpu().numpy()))
-        if len(found) >= 64:
-            found[:] = [_merge(found)]
-        self._find_largest(t, coding, np.unique(found[-1][0] // coding.span))
+        found, counts = (one.cpu().numpy() for one in torch.unique(self._code, return_counts=True))
+        if found[-1] >= coding.size:
+            raise TooManySpikes
+        # Reduced at once: a list of codes would grow with the samples, and has hundreds of thousands a batch.
+        here = count(coding.decode(found, counts))
+        self._counted[t] = self._counted[t] + here if t in self._counted else here
+        self._find_largest(t, coding, np.unique(found // coding.span))
 
     def _sum_samples(self, slot: int, piece: tuple[slice, slice], base: Tensor) -> None:
         """Add Σn, Σn², Σnk of one piece to its samples."""
@@ -287,10 +294,9 @@ class LevelTally:
             if t in self._bins:
                 bins = self._bins[t].cpu().numpy()
                 codes = np.flatnonzero(bins)
-                rows = coding.decode(codes, bins[codes])
+                statistics[t] = count(coding.decode(codes, bins[codes]), self._largest[t])
             else:
-                rows = coding.decode(*_merge(self._found.get(t, [])))
-            statistics[t] = count(rows, self._largest[t])
+                statistics[t] = replace(self._counted[t], largest=self._largest[t])
         gathered = LayerStatistics(
             statistics,
             self._spikes_at_every(statistics),
@@ -312,13 +318,3 @@ class LevelTally:
                 spikes[t - 1] = int(statistics[t].joint.sum(0) @ values) - counted
             counted += int(spikes[t - 1])
         return spikes
-
-
-def _merge(parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
-    """Histograms as (codes, counts) joined into one, codes distinct and in increasing order."""
-    if not parts:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    found, place = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
-    merged = np.zeros(len(found), np.int64)
-    np.add.at(merged, place, np.concatenate([counts for _, counts in parts]))
-    return found, merged

@@ -19,6 +19,10 @@ HUGE = 3e38
 """Added to an input that is to lose a comparison; with 0 instead of 1 times this, an input stays as it is."""
 
 
+class TooManySpikes(ValueError):
+    """A neuron has fired more often than once a timestep, which its family said it would not."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a layer's tally is to gather.
