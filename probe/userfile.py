@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 import os
 import sys
 import sysconfig
@@ -264,11 +265,31 @@ def _user_code(what: str) -> Iterator[None]:
 def _raised(what: str, error: Exception) -> ProbeError:
     text = _shortened(error)
     relative = isinstance(error, ImportError) and "relative import" in text
+    at, remedy = _about_super(error)
     return ProbeError(
-        f"{what} raised {type(error).__name__}{text and ': '}{text}",
-        next_step="name it package.module:attribute from the folder above the package" if relative else "",
+        f"{at}{what} raised {type(error).__name__}{text and ': '}{text}",
+        next_step="name it package.module:attribute from the folder above the package" if relative else remedy,
         trace=user_traceback(error),
     )
+
+
+def _about_super(error: Exception) -> tuple[str, str]:
+    """The line at which a class does not reach its base's constructor, and what to write there; else two empty texts.
+
+    `super(Other, self)` names another class than the one it stands in, or none that there is; or the call is missing.
+    """
+    users = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in
+             traceback.walk_tb(error.__traceback__) if is_users(frame.f_code.co_filename)]  # fmt: skip
+    if not users or not isinstance(error, TypeError | NameError | AttributeError):
+        return "", ""
+    file, line, function = users[-1]
+    source = linecache.getline(file, line).strip()
+    at = f"{file}, line {line}: {source}: "
+    if "super(" in source and not source.startswith("super()"):
+        return at, f"write super().{function}() there, which needs no name of a class"
+    if "before Module.__init__() call" in str(error):
+        return at, "write super().__init__() as the first line of its __init__"
+    return "", ""
 
 
 def _shortened(value: object) -> str:
@@ -291,7 +312,7 @@ def user_traceback(error: BaseException) -> str:
 
 def _cut(summary: traceback.TracebackException) -> None:
     """Cut a traceback and those of its causes, in place."""
-    users = [frame for frame in summary.stack if _is_users(frame.filename)]
+    users = [frame for frame in summary.stack if is_users(frame.filename)]
     summary.stack[:] = users or [frame for frame in summary.stack if not _is_ours(frame.filename)]
     for other in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
         if other is not None:
@@ -300,10 +321,11 @@ def _cut(summary: traceback.TracebackException) -> None:
 
 def has_user_frame(error: BaseException) -> bool:
     """True where an error went through the user's own code."""
-    return any(_is_users(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(is_users(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
+    """True for code that is neither probe's, nor the standard library's, nor installed."""
     return not _is_ours(filename) and not _is_library(filename)
 
 
