@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probe.ablation import sensitivity as sensitivity
     from probe.analysis import accuracy as accuracy
     from probe.analysis import error_figures as error_figures
     from probe.analysis import layer_table as layer_table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from probe.analysis import unevenness as unevenness
     from probe.compare import diff as diff
     from probe.conditions import check as check
+    from probe.diagnosing import diagnose as diagnose
     from probe.errors import ProbeError as ProbeError
     from probe.families import LayerPair as LayerPair
     from probe.families import Subject as Subject
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from probe.recording import open_recording as open  # noqa: F401
     from probe.session import capture as capture
     from probe.study import sweep as sweep
+    from probe.surrogates import measure_surrogate as measure_surrogate
+    from probe.training import gradients as gradients
+    from probe.watching import watch as watch
     from probe.what_if import suppose as suppose
 
 __version__ = "0.1.0"
@@ -39,15 +44,20 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "capture": ("probe.session", "capture"),
     "sweep": ("probe.study", "sweep"),
+    "sensitivity": ("probe.ablation", "sensitivity"),
     "open": ("probe.recording", "open_recording"),
     "unevenness": ("probe.analysis", "unevenness"),
     "accuracy": ("probe.analysis", "accuracy"),
     "error_figures": ("probe.analysis", "error_figures"),
     "check": ("probe.conditions", "check"),
+    "diagnose": ("probe.diagnosing", "diagnose"),
     "diff": ("probe.compare", "diff"),
     "layer_table": ("probe.analysis", "layer_table"),
     "trace": ("probe.analysis", "trace"),
     "suppose": ("probe.what_if", "suppose"),
+    "measure_surrogate": ("probe.surrogates", "measure_surrogate"),
+    "watch": ("probe.watching", "watch"),
+    "gradients": ("probe.training", "gradients"),
     "draw": ("probe.plots", "draw"),
     "Recording": ("probe.recording", "Recording"),
     "ProbeError": ("probe.errors", "ProbeError"),

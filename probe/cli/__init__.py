@@ -20,7 +20,10 @@ import click
 from probe import __version__
 from probe.errors import Interrupted, ProbeError
 
-COMMANDS = ("capture", "layers", "accuracy", "unevenness", "plot", "trace", "what-if", "check", "diff", "sweep")
+COMMANDS = (
+    "capture", "layers", "accuracy", "unevenness", "plot", "trace", "what-if", "check", "diagnose", "diff", "sweep",
+    "sensitivity", "surrogate", "gradients",
+)  # fmt: skip
 """Each is a module of this package with a click command called `command`; another command is a file and a word here.
 
 A dash in the word is an underscore in the file's name."""

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from probe.analysis import Trace
     from probe.plots.choice import LayerChoice, NeuronChoice
     from probe.recording import Recording
+    from probe.surrogates import MeasuredSurrogate
 
-__all__ = ["KINDS", "Plot", "draw", "draw_study", "draw_trace", "save"]
+__all__ = ["KINDS", "Plot", "draw", "draw_ranking", "draw_study", "draw_surrogates", "draw_trace", "save"]
 
 
 @dataclass(frozen=True)
@@ -150,4 +151,37 @@ def draw_study(result: Mapping[str, Any]) -> Figure:
     with applied():
         figure = Figure(figsize=(6.4, 4.6), layout="constrained")
         draw_sweep(figure.add_subplot(), result)
+    return figure
+
+
+def draw_ranking(result: Mapping[str, Any]) -> Figure:
+    """The layers by what they cost, accuracy beside output error, from what `probe.sensitivity` returned."""
+    from matplotlib.figure import Figure
+
+    from probe.plots.layer_ranking import draw_sensitivity
+    from probe.plots.style import applied
+
+    with applied():
+        figure = Figure(figsize=(10.4, 2.1 + 0.26 * len(result["layers"])), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        draw_sensitivity(left, result)
+        draw_sensitivity(right, result, of="error")
+        # The rows and the words are those of the left panel.
+        right.set_yticks([])
+        right.set_title("")
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def draw_surrogates(measured: Sequence[MeasuredSurrogate]) -> Figure:
+    """Forward and gradient of surrogates over v − θ, from what `probe.measure_surrogate` returned for each."""
+    from matplotlib.figure import Figure
+
+    from probe.plots.style import applied
+    from probe.plots.surrogate_curves import draw_curves
+
+    with applied():
+        figure = Figure(figsize=(6.8, 5.2 + 0.1 * len(measured)), layout="constrained")
+        draw_curves(figure, measured)
     return figure
