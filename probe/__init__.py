@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from probe.study import sweep as sweep
     from probe.surrogates import measure_surrogate as measure_surrogate
     from probe.training import gradients as gradients
+    from probe.verification import verify as verify
     from probe.watching import watch as watch
     from probe.what_if import suppose as suppose
 
@@ -54,6 +55,7 @@ _PUBLIC = {
     "diff": ("probe.compare", "diff"),
     "layer_table": ("probe.analysis", "layer_table"),
     "trace": ("probe.analysis", "trace"),
+    "verify": ("probe.verification", "verify"),
     "suppose": ("probe.what_if", "suppose"),
     "measure_surrogate": ("probe.surrogates", "measure_surrogate"),
     "watch": ("probe.watching", "watch"),

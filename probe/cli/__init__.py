@@ -22,7 +22,7 @@ from probe.errors import Interrupted, ProbeError
 
 COMMANDS = (
     "capture", "layers", "accuracy", "unevenness", "plot", "trace", "what-if", "check", "diagnose", "diff", "sweep",
-    "sensitivity", "surrogate", "gradients",
+    "sensitivity", "surrogate", "gradients", "verify",
 )  # fmt: skip
 """Each is a module of this package with a click command called `command`; another command is a file and a word here.
 

@@ -431,6 +431,11 @@ class Layer:
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
             return stored_statistics.read_at(self._group["statistics"], timestep)
 
+    def offsets_at(self, timestep: int) -> dict[int, int]:
+        """How many neurons have each offset spike at one t of the grid, as the file keeps it."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            return stored_statistics.read_offsets(self._group["statistics"], timestep)
+
     @cached_property
     def per_sample_timesteps(self) -> tuple[int, ...]:
         """The t at which sums of each sample are kept."""

@@ -67,3 +67,10 @@ def read_at(group: h5py.Group, timestep: int) -> Statistics | None:
     if not len(where):
         return None
     return Statistics(**{f.name: group[f.name][where[0]] for f in fields(Statistics)})
+
+
+def read_offsets(group: h5py.Group, timestep: int) -> dict[int, int]:
+    """How many neurons have each offset spike at one t, as kept for readers of the plain file; the keys that occur."""
+    where = np.flatnonzero(group["timestep"][()] == timestep)[0]
+    first = int(group["offset_spikes"].attrs["first_key"])
+    return {first + i: int(number) for i, number in enumerate(group["offset_spikes"][where]) if number}
