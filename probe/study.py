@@ -107,7 +107,8 @@ def simulate(
         prepared.subject, prepared.surveyed, infos, Nothing(), record="stats", timesteps=prepared.timesteps, grid=grid,
         per_sample=(),
     )  # fmt: skip
-    anns, snns, seconds = [], [], 0.0
+    samples, seconds = len(prepared.indices), 0.0
+    right_ann, right_snn = np.empty(samples, np.bool_), np.empty((samples, prepared.timesteps), np.bool_)
     with run.hooked():
         for first in range(0, len(prepared.indices), batch_size):
             chosen = prepared.indices[first : first + batch_size]
@@ -117,13 +118,14 @@ def simulate(
             ann, snn = run.batch(x, first)
             run.digests()
             assert ann is not None
-            anns.append((ann.argmax(1) == labels).cpu().numpy())
-            snns.append((snn.double().cumsum(1).argmax(2) == labels[:, None]).cpu().numpy())
+            here = slice(first, first + len(chosen))
+            right_ann[here] = (ann.argmax(1) == labels).cpu().numpy()
+            right_snn[here] = (snn.double().cumsum(1).argmax(2) == labels[:, None]).cpu().numpy()
             seconds += time.perf_counter() - started
             if progress:
                 progress(first + len(chosen), len(prepared.indices))
     layers = {tap.info.index: tap.tally.take() for tap in run.taps}
-    return Ran(np.concatenate(anns), np.concatenate(snns), layers, tuple(infos), run.broken(), seconds)
+    return Ran(right_ann, right_snn, layers, tuple(infos), run.broken(), seconds)
 
 
 def sweep(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probe.attribution import NO_ERROR, AnalogCoding, Ints, LayerStatistics, larger_error
 from probe.attribution.analog import BLOCK, Room, in_units, to_limbs
-from probe.tally.plan import Plan, first_inputs
+from probe.tally.plan import Plan, Rows, first_inputs
 
 TILES = (4, 16, 64)
 """Blocks that are counted together, two a thread: at least, at most, and on an accelerator. Few enough for the cache,
@@ -43,7 +43,7 @@ class AnalogTally:
         self._largest: dict[int, Ints] = dict.fromkeys(self._codings, NO_ERROR)
         self._spikes_at: Tensor | None = None
         self._per_neuron: Tensor | None = None
-        self._samples: list[npt.NDArray[np.float64]] = []
+        self._samples = Rows((len(self.plan.per_sample), 5), np.float64)
         self._first_input = torch.full((2, 1), torch.nan)
 
     def begin(self, first_sample: int, values: Tensor, silenced: Tensor | None = None) -> None:
@@ -172,7 +172,7 @@ class AnalogTally:
         per_neuron = self._count.sum(0, dtype=torch.float64)
         self._per_neuron = per_neuron if self._per_neuron is None else self._per_neuron.add_(per_neuron)
         self._spikes_at = self._steps if self._spikes_at is None else self._spikes_at.add_(self._steps)
-        self._samples.append(self._of_samples)
+        self._samples.extend(self._of_samples)
         return self._count
 
     @property
@@ -195,7 +195,7 @@ class AnalogTally:
             statistics,
             self._spikes_at.cpu().numpy().astype(np.int64),
             self._per_neuron.view(self._shape).cpu().numpy().astype(np.int64),
-            np.concatenate(self._samples),
+            self._samples.whole(),
             self._first_input.cpu().numpy(),
         )
         self._forget()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from probe.attribution import DENSE, NO_ERROR, Coding, Ints, LayerStatistics, Statistics, count
-from probe.tally.plan import PIECE, Plan, TooManySpikes, first_inputs
+from probe.tally.plan import PIECE, Plan, Rows, TooManySpikes, first_inputs
 
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
@@ -50,7 +50,7 @@ class LevelTally:
         self._largest: dict[int, Ints] = dict.fromkeys(self._codings, NO_ERROR)
         self._spikes_at: Tensor | None = None
         self._per_neuron: Tensor | None = None
-        self._samples: list[Tensor] = []
+        self._samples = Rows((len(self.plan.per_sample), 5), np.int64)
         self._first_input = torch.full((2, 1), torch.nan)
 
     def begin(self, first_sample: int, level: Tensor, silenced: Tensor | None = None) -> None:
@@ -277,7 +277,7 @@ class LevelTally:
         # Added up at once: a list of one a batch would grow with the samples.
         self._per_neuron = per_neuron if self._per_neuron is None else self._per_neuron.add_(per_neuron)
         self._spikes_at = self._step_sums if self._spikes_at is None else self._spikes_at.add_(self._step_sums)
-        self._samples.append(self._sums)
+        self._samples.extend(self._sums.cpu().numpy())
         return n
 
     @property
@@ -301,7 +301,7 @@ class LevelTally:
             statistics,
             self._spikes_at_every(statistics),
             self._per_neuron.view(self._like[0]).cpu().numpy(),
-            torch.cat(self._samples).cpu().numpy().astype(np.int64),
+            self._samples.whole(),
             self._first_input.cpu().numpy(),
         )
         self._forget()

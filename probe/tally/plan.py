@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,32 @@ class Plan:
     def spike_height(self) -> npt.NDArray[np.float32]:
         """`height`, or θ."""
         return self.threshold if self.height is None else self.height
+
+
+class Rows:
+    """Rows that grow in one array: small arrays kept one by one between large ones would make the process grow.
+
+    Args:
+        shape: of a row.
+        dtype: of the array.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self._array, self._used = np.empty((0, *shape), dtype), 0
+
+    def extend(self, rows: npt.NDArray[Any]) -> None:
+        """Append (row, *shape)."""
+        end = self._used + len(rows)
+        if end > len(self._array):
+            longer = np.empty((2 * end, *self._array.shape[1:]), self._array.dtype)
+            longer[: self._used] = self._array[: self._used]
+            self._array = longer
+        self._array[self._used : end] = rows
+        self._used = end
+
+    def whole(self) -> npt.NDArray[Any]:
+        """All rows, a copy."""
+        return self._array[: self._used].copy()
 
 
 class Tally(Protocol):
