@@ -42,6 +42,8 @@ LEVEL = 1e-6
 """Gradients that differ from the maximum by less, as a share of it, are on its plateau: float32 tells no more."""
 EVEN = 0.01
 """A gradient with less of its area without a mirror image at −x counts as symmetric."""
+SLACK = 1e-6
+"""Outputs that differ from 0 or 1 by less are 0 or 1: straight-through estimators leave float32's rounding."""
 COARSE = 8
 """A width of fewer steps of the grid is told with a remark."""
 
@@ -51,7 +53,7 @@ class Forward:
     """What a surrogate returns.
 
     Attributes:
-        step: all values are 0 or 1, and they switch once, from 0 to 1.
+        step: all values are 0 or 1, but for rounding, and they switch once, from 0 to 1.
         switch: the x at which they do; null where `step` is false.
         fires_at: `>=` where x = `switch` gives 1, else `>`; away from 0 the grid cannot tell, and it is `>=`.
         lowest: smallest value on the grid.
@@ -412,10 +414,12 @@ def _number(value: float) -> float | None:
 def _forward(x: Floats, outputs: Floats) -> Forward:
     finite = outputs[np.isfinite(outputs)]
     lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
-    binary = bool(np.isin(outputs, (0.0, 1.0)).all())
-    if not binary or outputs[0] == 1 or outputs[-1] == 0 or np.count_nonzero(np.diff(outputs)) != 1:
+    # What is left of v − v.detach() is rounded as v is.
+    fires = np.abs(outputs - 1) <= SLACK * max(1.0, float(x[-1]))
+    binary = bool((fires | (np.abs(outputs) <= SLACK * max(1.0, float(x[-1])))).all())
+    if not binary or fires[0] or not fires[-1] or np.count_nonzero(np.diff(fires)) != 1:
         return Forward(False, None, None, *((0.0, 0.0) if math.isnan(lowest) else (lowest, highest)))
-    first, zero = int(outputs.argmax()), len(x) // 2
+    first, zero = int(fires.argmax()), len(x) // 2
     strict = first == zero + 1
     return Forward(True, 0.0 if strict else float(x[first]), ">" if strict else ">=", lowest, highest)
 

@@ -1,7 +1,8 @@
 """Spiking layers while they are trained: firing rate, dead share and gradient norm, every so many training steps.
 
-Hooks are on for every `every`-th training step only; in the others a step costs one comparison. The user says where
-a step ends:
+Hooks are on for every `every`-th training step only; in the others a step costs one comparison. They are torch's
+hooks for all modules, so that nothing hangs on the network itself: it can be saved and copied at any time. The user
+says where a step ends:
 
     >>> with probe.watch(network, every=100) as watch:          # doctest: +SKIP
     ...     for x, y in loader:
@@ -13,10 +14,11 @@ a step ends:
 Over one watched step, all its calls, samples and timesteps together, a layer with spikes s and input x has
 
 - `firing_rate`: spikes per neuron, sample and timestep, negative ones included; in a module of no known library every
-  s ≠ 0 is one spike;
+  s ≠ 0 is one spike, but for the rounding of a straight-through estimator (`NOISE`);
 - `dead_share`: the share of its neurons that never fired;
 - `gradient_norm`: √Σ(∂loss/∂x)² over samples, neurons and timesteps: what comes back through the surrogate to the
-  weights before the layer; empty where x needs no gradient or backward did not reach it.
+  weights before the layer; empty where x needs no gradient or backward did not reach it. It is of whatever `backward`
+  is called on: under a `GradScaler` of the scaled loss, so it is the scale times as large.
 
 Calls without gradients, and calls while the network is in eval mode, do not count: a validation in between does not
 disturb.
@@ -25,10 +27,12 @@ disturb.
 from __future__ import annotations
 
 import csv
+import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -37,6 +41,8 @@ from typing import Any, Protocol, TextIO
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import unserializable_hook
 
 from probe.errors import ProbeError
 from probe.families import LAYOUTS, sinabs, snntorch, spikingjelly
@@ -51,6 +57,12 @@ COLUMNS = ("step", "layer", *FIGURES)
 DEFAULT_CSV = "watch.csv"
 _BATCH_AXES = {"step": 1, "TB": 1, "BT": 1, "T,B": 2, "B,T": 2}
 """Layout -> leading axes of a call that are no neurons."""
+NOISE = 1e-4
+"""Smaller outputs of a module of no known library are no spikes; in half precision it is the rounding of that."""
+UNEVEN = 1e-3
+"""Of whole numbers of spikes, as a share of one."""
+MOST = 16
+"""Spikes in one timestep that still are a number of spikes."""
 
 
 class ScalarWriter(Protocol):
@@ -73,6 +85,8 @@ class Watched:
         module: it.
         layout: how its calls carry time, one of `probe.families.LAYOUTS`.
         counting: its output is the number of spikes, 0, 1 or more; if not, every output but 0 is one spike.
+        exact: outputs that are not 0 are spikes, however small; else those of more than `NOISE`.
+        guessed: nobody told the layout, `step` is only likely.
     """
 
     index: int
@@ -80,6 +94,8 @@ class Watched:
     module: nn.Module
     layout: str = "step"
     counting: bool = False
+    exact: bool = False
+    guessed: bool = False
 
 
 def watch(
@@ -87,7 +103,7 @@ def watch(
     *,
     every: int = 100,
     layers: Sequence[str] | str = (),
-    layout: str = "step",
+    layout: str | None = None,
     log_dir: str | Path | None = None,
     path: str | Path | None = None,
     writer: ScalarWriter | None = None,
@@ -102,10 +118,12 @@ def watch(
         model: the network; it must be what is called, for its `training` says whether a call counts.
         every: watch step 0, `every`, 2·`every`, ...
         layers: dotted module paths, globs or `re:PATTERN` of modules to watch. By default the layers of snnTorch,
-            SpikingJelly and sinabs; where there are none, modules whose output is spikes (0 and one other value) while
-            their input is not, found in the first watched step.
+            SpikingJelly and sinabs; where there are none, modules within the network whose output is spikes (0 and
+            whole multiples of one height, of either sign; several at a time only of a height from 1, for smaller ones
+            are means over time) while their input is not, found in the first watched step.
         layout: how calls of a layer of no such library carry time: one call a timestep (`step`), or `TB`, `BT`,
-            `T,B`, `B,T`, as in `probe.families.LAYOUTS`.
+            `T,B`, `B,T`, as in `probe.families.LAYOUTS`. By default `step`, or `T,B` where the sizes of the network's
+            input tell that two axes are time and samples; a warning tells where they might.
         log_dir: folder for TensorBoard.
         path: CSV file, with the columns `COLUMNS`.
         writer: a `SummaryWriter`, or anything with `add_scalar` and `flush`; it is not closed.
@@ -114,9 +132,8 @@ def watch(
     Raises:
         ProbeError: an argument that cannot be, `layers` that match none, TensorBoard asked for and not installed.
     """
-    if every < 1:
-        raise ProbeError(f"every = {every}", expected="a whole number from 1")
-    if layout not in LAYOUTS:
+    every = _whole(every)
+    if layout is not None and layout not in LAYOUTS:
         raise ProbeError(f"layout {layout!r}", expected="one of " + ", ".join(LAYOUTS))
     if not isinstance(model, nn.Module):
         raise ProbeError(f"the network is of type {type(model).__name__}", expected="a torch.nn.Module")
@@ -125,23 +142,34 @@ def watch(
     return Watch(model, every, found, layout, _sink(log_dir, path, writer, overwrite))
 
 
+def _whole(every: Any) -> int:
+    try:
+        steps = operator.index(every)
+    except TypeError:
+        steps = 0
+    if steps < 1 or isinstance(every, bool):
+        raise ProbeError(f"every = {every!r}", expected="a whole number from 1")
+    return steps
+
+
 class Watch:
-    """A network that is watched, see `watch`; its hooks are on within `with` only.
+    """A network that is watched, see `watch`; hooks are on within `with` only.
 
     Attributes:
         layers: what is watched; empty until the first watched step where layers have to be found by their output.
         latest: rows of the last watched step, each with the keys `COLUMNS`; only these are kept.
     """
 
-    def __init__(self, model: nn.Module, every: int, layers: Sequence[Watched], layout: str, sink: Sink) -> None:
+    def __init__(self, model: nn.Module, every: int, layers: Sequence[Watched], layout: str | None, sink: Sink) -> None:
         self.layers = tuple(layers)
         self.latest: list[dict[str, Any]] = []
         self._model, self._every, self._layout, self._sink = model, every, layout, sink
         self._index = 0
         self._hooks = ExitStack()
-        self._tallies: list[Tally] = []
+        self._tallies: dict[int, Tally] = {}
+        self._seen = Seen()
         self._dead: set[str] = set()
-        self._on = False
+        self._on = self._watching = self._told = False
 
     def __enter__(self) -> Watch:
         self._sink.open()
@@ -150,7 +178,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        left = self._index == 0 and any(tally.calls for tally in self._tallies)
+        left = self._index == 0 and any(tally.calls for tally in self._tallies.values())
         self.close()
         if left and kind is None:
             warnings.warn("watch.step() was never called, so nothing was written: call it once a training step",
@@ -158,22 +186,22 @@ class Watch:
 
     def close(self) -> None:
         """Take the hooks off and close what was written; a step that is not over is dropped."""
-        self._on = False
+        self._on = self._watching = False
         self._hooks.close()
-        self._tallies = []
+        self._tallies = {}
         self._sink.close()
 
     def step(self) -> None:
         """A training step is over: call it after `backward`, once a step.
 
         Raises:
-            ProbeError: the first watched step is over and no module gave spikes; or it is called outside of `with`.
+            ProbeError: it is called outside of `with`.
         """
         if not self._on:
             raise ProbeError(
                 "watch.step() outside of the with block", expected="with probe.watch(network) as watch: ..."
             )
-        if self._tallies:
+        if self._watching:
             self._finish()
         self._index += 1
         if self._index % self._every == 0:
@@ -182,18 +210,44 @@ class Watch:
     def _begin(self) -> None:
         """Put the hooks on, for one step."""
         looking = not self.layers
-        candidates = self.layers or tuple(
-            Watched(i, name, module, self._layout) for i, (name, module) in enumerate(_modules(self._model))
-        )
-        self._tallies = [Tally(layer, self._model, self._hooks, looking=looking) for layer in candidates]
-        for tally in self._tallies:
-            tally.hook()
+        # What the network gives is a result, not a layer.
+        candidates = self.layers or [
+            Watched(i, name, module, self._layout or "step", guessed=self._layout is None)
+            for i, (name, module) in enumerate(_modules(self._model))
+            if module is not self._model
+        ]
+        self._tallies = {id(layer.module): Tally(layer, self._hooks, looking=looking) for layer in candidates}
+        self._seen = Seen()
+        self._hooks.callback(register_module_forward_pre_hook(self._before).remove)
+        self._hooks.callback(register_module_forward_hook(self._after).remove)
+        self._watching = True
+
+    def _counts(self) -> bool:
+        return self._model.training and torch.is_grad_enabled()
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0] if args else None
+        if module is self._model and self._counts():
+            self._seen.add(x)
+        tally = self._tallies.get(id(module))
+        if tally is not None and isinstance(x, Tensor) and self._counts():
+            tally.before(x)
+
+    def _after(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        tally = self._tallies.get(id(module))
+        if tally is None:
+            return
+        spikes = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(spikes, Tensor) and self._counts():
+            tally.after(spikes.detach())
 
     def _finish(self) -> None:
         """Take the hooks off, and write what they counted."""
+        self._watching = False
         self._hooks.close()
-        tallies, self._tallies = self._tallies, []
-        if not any(tally.calls for tally in tallies):
+        tallies, self._tallies = list(self._tallies.values()), {}
+        called = any(tally.calls for tally in tallies)
+        if not called and (self.layers or not self._seen.calls):
             warnings.warn(
                 f"step {self._index}: no layer was called in training mode with gradients, so there is nothing to "
                 "write; is this the network that is called?",
@@ -203,11 +257,18 @@ class Watch:
         if not self.layers:
             tallies = _spiking(tallies)
             if not tallies:
-                raise ProbeError(
-                    "no module of the network gives spikes (0 and one other value)", expected="spiking layers",
-                    next_step="name the modules: probe.watch(network, layers=['NAME', ...])",
-                )  # fmt: skip
-            self.layers = tuple(tally.layer for tally in tallies)
+                self._tell_nothing_spikes()
+                return
+        if any(tally.layer.guessed and tally.calls for tally in tallies):
+            doubtful = _settle(tallies, self._seen)
+            if doubtful:
+                shapes = ", ".join(f"{tally.layer.name} gives {list(tally.shape)}" for tally in doubtful)
+                warnings.warn(
+                    f"the sizes do not tell whether axis 1 is one of neurons or of time or samples ({shapes}); it is "
+                    "counted as neurons: pass layout='T,B' or 'B,T' if it is not, layout='step' if it is",
+                    stacklevel=3,
+                )
+        self.layers = tuple(tally.layer for tally in tallies)
         self.latest = [{"step": self._index, **tally.row()} for tally in tallies]
         self._sink.write(self.latest)
         for row in self.latest:
@@ -215,6 +276,16 @@ class Watch:
                 self._dead.add(row["layer"])
                 warnings.warn(f"layer {row['layer']} is dead: none of its neurons fired in step {row['step']}",
                               stacklevel=3)  # fmt: skip
+
+    def _tell_nothing_spikes(self) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"step {self._index}: no module within the network gives spikes for an input that is none, so nothing "
+                "is written: name the modules, probe.watch(network, layers=['NAME', ...]); neurons that are no "
+                "modules of their own cannot be watched",
+                stacklevel=4,
+            )
 
 
 # ------------------------------------------------------------------------------------------------- which layers
@@ -241,18 +312,19 @@ def _of_family(index: int, name: str, module: nn.Module, family: Any) -> Watched
         (pair,) = family.spiking_layers(module)
     except ProbeError:
         # What cannot be recorded, such as neurons with weights of their own, can still be watched.
-        return Watched(index, name, module)
+        return Watched(index, name, module, exact=True)
     # A height that is learned is 1 only at the start.
     learned = isinstance(getattr(module, "graded_spikes_factor", None), nn.Parameter)
-    return Watched(index, name, module, pair.layout, bool((pair.spike_height == 1).all()) and not learned)
+    counting = bool((pair.spike_height == 1).all()) and not learned
+    return Watched(index, name, module, pair.layout, counting, exact=True)
 
 
-def _named(model: nn.Module, specs: Sequence[str], layout: str) -> list[Watched]:
+def _named(model: nn.Module, specs: Sequence[str], layout: str | None) -> list[Watched]:
     """The modules that the user named; one that a library's neuron is has the layout of that."""
     known = {layer.name: layer for layer in _recognised(model)}
     every = [
-        Watched(i, name, module, known[name].layout, known[name].counting) if name in known
-        else Watched(i, name, module, layout)
+        replace(known[name], index=i) if name in known
+        else Watched(i, name, module, layout or "step", guessed=layout is None)
         for i, (name, module) in enumerate(_modules(model))
     ]  # fmt: skip
     chosen: set[int] = set()
@@ -273,7 +345,7 @@ def _named(model: nn.Module, specs: Sequence[str], layout: str) -> list[Watched]
 
 def _spiking(tallies: Sequence[Tally]) -> list[Tally]:
     """Those that gave nothing but spikes for an input that was none, without those that only hold such a module."""
-    found = [tally for tally in tallies if tally.calls and tally.gives_spikes and not tally.fed_spikes]
+    found = [tally for tally in tallies if tally.calls and tally.spikes]
     spiking = {id(tally.layer.module) for tally in found}
     return [tally for tally in found if not any(id(child) in spiking for child in _below(tally.layer.module))]
 
@@ -282,17 +354,110 @@ def _below(module: nn.Module) -> Iterator[nn.Module]:
     return (child for child in module.modules() if child is not module)
 
 
-def _is_spikes(values: Tensor) -> bool:
-    """0 and at most one other value."""
-    if not values.numel():
-        return True
-    values = values.float()
-    low, high = (float(value) for value in torch.aminmax(values))
-    other = high if high else low
-    return bool(((values == 0) | (values == other)).all())
+def _settle(tallies: Sequence[Tally], seen: Seen) -> list[Tally]:
+    """Guessed layouts, set where the sizes tell that two axes are no neurons; gives those where they do not tell."""
+    guessed = [tally for tally in tallies if tally.layer.guessed]
+    # A layer that is called more often than the network is called once a timestep.
+    open_ = [tally for tally in guessed if 0 < tally.calls <= seen.calls and len(tally.shape) > 2 and seen.shape]
+    lead = tuple(seen.shape[:2])
+    alike = bool(open_) and len(seen.shape) > 2 and all(tuple(tally.shape[:2]) == lead for tally in open_)
+    two: list[Tally] = []
+    doubtful: list[Tally] = []
+    for tally in open_:
+        first, second = tally.shape[:2]
+        if second == 1 or (tuple(tally.shape[:2]) == lead and not alike):
+            # Channels, which are the same in one layer only.
+            continue
+        if alike:
+            several = len({tally.shape for tally in open_}) > 1
+            (two if len(seen.shape) > 4 or several else doubtful).append(tally)
+        elif second == lead[0] != first:
+            (two if first % second else doubtful).append(tally)
+        elif first == lead[0] and len(tally.shape) == 3 != len(seen.shape):
+            doubtful.append(tally)
+    for tally in guessed:
+        if tally.calls:
+            tally.settle("T,B" if tally in two else "step")
+    return doubtful
 
 
 # ---------------------------------------------------------------------------------------------- what they count
+
+
+@dataclass
+class Seen:
+    """The network's own calls in one watched step.
+
+    Attributes:
+        calls: how many.
+        shape: of the input of the first; empty where that is no tensor.
+    """
+
+    calls: int = 0
+    shape: torch.Size = field(default_factory=torch.Size)
+
+    def add(self, x: Any) -> None:
+        """Count a call."""
+        if not self.calls and isinstance(x, Tensor):
+            self.shape = x.shape
+        self.calls += 1
+
+
+@dataclass
+class Levels:
+    """Whether the values of several calls are whole numbers of spikes of one height, and how many at most.
+
+    Attributes:
+        whole: they are, so far.
+        smallest: size of the smallest that is not 0; infinite where all are.
+        largest: size of the largest.
+    """
+
+    whole: bool = True
+    smallest: float = math.inf
+    largest: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """Take in those of a call."""
+        if not self.whole or not values.numel():
+            return
+        noise, uneven = _noise(values), max(UNEVEN, _rounding(values))
+        sizes = values.detach().abs().float()
+        largest = float(sizes.amax())
+        if not math.isfinite(largest):
+            self.whole = False
+        elif largest > noise:
+            fired = sizes > max(noise, uneven * largest)
+            smallest = float(torch.where(fired, sizes, largest).amin())
+            counts = sizes / min(smallest, self.smallest)
+            self.whole = bool(((counts - counts.round()).abs() <= uneven * counts.clamp(min=1)).all())
+            self._join(smallest, largest, uneven)
+
+    def _join(self, smallest: float, largest: float, uneven: float) -> None:
+        """One height for all calls: those before have to be whole multiples of a smaller one."""
+        if smallest < self.smallest < math.inf:
+            count = self.smallest / smallest
+            self.whole = self.whole and abs(count - round(count)) <= uneven * count
+        self.smallest, self.largest = min(smallest, self.smallest), max(largest, self.largest)
+        self.whole = self.whole and self.most <= MOST
+
+    @property
+    def most(self) -> int:
+        """Spikes in one output, at most."""
+        return round(self.largest / self.smallest)
+
+    @property
+    def spikes(self) -> bool:
+        """They are spikes: a mean over time has several levels too, but all below 1."""
+        return self.whole and (self.most <= 1 or self.smallest >= 1 - UNEVEN)
+
+
+def _rounding(values: Tensor) -> float:
+    return torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+
+
+def _noise(values: Tensor) -> float:
+    return max(NOISE, _rounding(values))
 
 
 @dataclass
@@ -301,57 +466,64 @@ class Tally:
 
     Attributes:
         layer: whose.
-        model: the network; only calls while it trains count.
-        hooks: takes the hooks.
+        hooks: takes the hooks on tensors.
         looking: whether its outputs are spikes is still to be found out.
+        shape: of the output of its first call.
     """
 
     layer: Watched
-    model: nn.Module
     hooks: ExitStack
     looking: bool = False
     calls: int = 0
-    gives_spikes: bool = True
-    fed_spikes: bool = True
+    shape: torch.Size = field(default_factory=torch.Size)
+    _gave: Levels = field(default_factory=Levels)
+    _fed: Levels = field(default_factory=Levels)
     _fired: dict[torch.Size, Tensor] = field(default_factory=dict)
     _outputs: int = 0
     _squares: list[Tensor] = field(default_factory=list)
 
-    def hook(self) -> None:
-        """Put a hook on either side of the module."""
-        self.hooks.callback(self.layer.module.register_forward_pre_hook(self._before).remove)
-        self.hooks.callback(self.layer.module.register_forward_hook(self._after).remove)
+    @property
+    def spikes(self) -> bool:
+        """It gave nothing but spikes, and did not just pass them on; of several at once it may make one."""
+        return self._gave.spikes and (not self._fed.spikes or self._gave.most <= 1 < self._fed.most)
 
-    def _counts(self) -> bool:
-        return self.model.training and torch.is_grad_enabled()
-
-    def _before(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0] if args else None
-        if not isinstance(x, Tensor) or not self._counts():
-            return
+    def before(self, x: Tensor) -> None:
+        """A call begins."""
         if self.looking:
-            self.fed_spikes = self.fed_spikes and _is_spikes(x.detach())
+            self._fed.add(x)
         if x.requires_grad:
             self.hooks.callback(x.register_hook(self._backward).remove)  # type: ignore[no-untyped-call]
 
+    @unserializable_hook  # type: ignore[untyped-decorator]
     def _backward(self, gradient: Tensor) -> None:
         self._squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32).square())
 
-    def _after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        spikes = output[0] if isinstance(output, tuple | list) and output else output
-        if not isinstance(spikes, Tensor) or not self._counts():
-            return
+    def after(self, spikes: Tensor) -> None:
+        """A call is over."""
+        if not self.calls:
+            self.shape = spikes.shape
         self.calls += 1
-        spikes = spikes.detach()
         if self.looking:
-            self.gives_spikes = self.gives_spikes and _is_spikes(spikes)
+            self._gave.add(spikes)
         axes = min(_BATCH_AXES[self.layer.layout], spikes.ndim)
-        # Comparing takes ten times as long as adding up.
-        ones = spikes.abs() if self.layer.counting else spikes != 0
-        fired = ones.sum(tuple(range(axes)), dtype=torch.float32)
+        if self.layer.counting:
+            # Comparing takes ten times as long as adding up.
+            ones = spikes.abs()
+        else:
+            ones = spikes != 0 if self.layer.exact else spikes.abs() > _noise(spikes)
+        self._add(ones.sum(tuple(range(axes)), dtype=torch.float32))
+        self._outputs += spikes.numel()
+
+    def _add(self, fired: Tensor) -> None:
         known = self._fired.get(fired.shape)
         self._fired[fired.shape] = fired if known is None else known.add_(fired)
-        self._outputs += spikes.numel()
+
+    def settle(self, layout: str) -> None:
+        """The layout is known, after its calls were counted as `step`."""
+        self.layer = replace(self.layer, layout=layout, guessed=False)
+        fired, self._fired = self._fired, {}
+        for counts in fired.values():
+            self._add(counts.sum(0) if _BATCH_AXES[layout] > 1 and counts.ndim else counts)
 
     def row(self) -> dict[str, Any]:
         """The figures, by name; None for what is not known."""

@@ -185,6 +185,20 @@ def test_every_form_of_a_name_is_the_same_surrogate() -> None:
     assert others[2].label == "Sigmoid(alpha=4)"
 
 
+def test_a_straight_through_estimator_is_a_step() -> None:
+    """(x ≥ 0) + soft − soft leaves float32's rounding; values that are off by more are no step."""
+
+    def off(by: float) -> MeasuredSurrogate:
+        return measure_surrogate(lambda x: (x >= 0).float() + x - x.detach() + by)
+
+    measured = off(0.0)
+    assert not np.isin(measured.outputs, (0, 1)).all()
+    assert (measured.forward.step, measured.forward.switch, measured.forward.fires_at) == (True, 0, ">=")
+    assert measured.remarks == off(5e-7).remarks
+    assert not off(1e-5).forward.step
+    assert measure_surrogate(lambda x: (x > 0).float() + x - x.detach(), span=100.0).forward.fires_at == ">"
+
+
 def test_objects_in_place_of_names() -> None:
     from snntorch import surrogate as theirs
     from spikingjelly.activation_based import surrogate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import pickle
 import subprocess
 import sys
 import warnings
@@ -110,7 +112,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def hooks(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+    """Those of all modules, and those that hang on the network, of which there never is one."""
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    return len(nn.modules.module._global_forward_hooks) + len(nn.modules.module._global_forward_pre_hooks)
 
 
 def agree(latest: list[dict[str, Any]], expected: dict[str, dict[str, float]]) -> None:
@@ -234,7 +238,7 @@ def test_layers_of_no_library_are_found_by_what_they_give(tmp_path: Path) -> Non
         assert watch.layers == ()
         network(x).square().sum().backward()
         watch.step()
-        assert hooks(network) == 4
+        assert hooks(network) == 2
     assert [one.name for one in watch.layers] == ["0.1", "6"]
     assert watch.latest[0]["firing_rate"] == pytest.approx(expected["0.1"]["firing_rate"])
     assert 0 < watch.latest[0]["firing_rate"] < 1
@@ -268,13 +272,141 @@ def test_merged_time_of_a_named_module(tmp_path: Path) -> None:
     assert watch.latest[0]["gradient_norm"] == pytest.approx((T * SAMPLES * 2) ** 0.5)
 
 
-def test_a_network_without_spikes_is_told_at_once(tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Linear(7, 3), nn.Sigmoid())
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(7, 3), nn.Sigmoid()), nn.Linear(7, 3)])
+def test_a_network_without_spikes_is_told_once_and_trains_on(tmp_path: Path, network: nn.Module) -> None:
+    with (
+        probe.watch(network, every=1, path=tmp_path / "w.csv") as watch,
+        pytest.warns(UserWarning, match="no module") as told,
+    ):
+        for _ in range(3):
+            network(data()).sum().backward()
+            watch.step()
+    assert [str(one.message)[:56] for one in told] == ["step 0: no module within the network gives spikes for an"]
+    assert rows(tmp_path / "w.csv") == []
+    assert hooks(network) == 0
+
+
+class Gives(nn.Module):
+    """A neuron that gives any function of its input."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def through(x: Tensor) -> Tensor:
+    """A straight-through estimator: 0 or 1, but for rounding."""
+    soft = torch.sigmoid(5 * (x - 1))
+    return (x >= 1).float() + soft - soft.detach()
+
+
+SPIKES = {
+    "straight-through": (through, lambda x: x >= 1),
+    "ternary": (lambda x: (x >= 1).float() - (x <= -1).float(), lambda x: x.abs() >= 1),
+    "several": (lambda x: x.round().clamp(0, 4), lambda x: x.round() > 0),
+    "high": (lambda x: (x >= 1) * -0.7, lambda x: x >= 1),
+}
+
+
+@pytest.mark.parametrize("kind", SPIKES)
+def test_spikes_of_every_kind_are_found_and_counted(tmp_path: Path, kind: str) -> None:
+    function, fired = SPIKES[kind]
+    network = nn.Sequential(nn.Linear(7, 20), Gives(function), nn.Dropout(0.3), nn.Flatten(), nn.Linear(20, 3))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        network[0].weight.mul_(6)
+        expected = fired(network[0](data()))
+    assert 0.1 < expected.double().mean() < 0.9
+    assert kind != "straight-through" or (function(network[0](data())) % 1 != 0).any()
     with probe.watch(network, path=tmp_path / "w.csv") as watch:
         network(data()).sum().backward()
-        with pytest.raises(ProbeError, match=r"no module of the network gives spikes.*layers=\['NAME'"):
+        watch.step()
+    assert [one.name for one in watch.layers] == ["1"]
+    assert watch.latest[0]["firing_rate"] == pytest.approx(expected.double().mean().item())
+    assert watch.latest[0]["dead_share"] == pytest.approx((~expected.any(0)).double().mean().item())
+
+
+def test_what_is_no_layer_of_spikes(tmp_path: Path) -> None:
+    """Neither the network itself, nor a mean over time, nor a mean of neighbours."""
+    mean = Gives(lambda x: torch.stack([(x > t / 4).float() for t in range(4)]).mean(0))
+    network = nn.Sequential(nn.Linear(7, 6), mean, nn.Linear(6, 6), Own(), nn.AvgPool1d(2), nn.Linear(3, 2), Own())
+    with probe.watch(network, path=tmp_path / "w.csv") as watch:
+        network(data()).sum().backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             watch.step()
-    assert hooks(network) == 0
+    assert [one.name for one in watch.layers] == ["3", "6"]
+    with probe.watch(Own(), path=tmp_path / "own.csv") as watch:
+        watch._model(data().requires_grad_()).sum().backward()
+        with pytest.warns(UserWarning, match="no module within the network"):
+            watch.step()
+    assert watch.layers == ()
+
+
+class Merged(nn.Module):
+    """Two layers that take all timesteps at once, of which each second neuron is dead."""
+
+    def __init__(self, before: Callable[[Tensor], Tensor], fed: int = 4) -> None:
+        super().__init__()
+        self.before = before
+        self.a, self.n, self.b, self.m = nn.Linear(fed, 8), Gives(self.spikes), nn.Linear(8, 6), Gives(self.spikes)
+        with torch.no_grad():
+            for linear in (self.a, self.b):
+                linear.weight.zero_()
+                linear.bias.copy_(0.3 + 1.4 * (torch.arange(len(linear.bias)) % 2))
+
+    @staticmethod
+    def spikes(x: Tensor) -> Tensor:
+        """At even times and samples only, so that axis 1 counted as neurons would be seen."""
+        mask = (torch.arange(x.shape[1]) % 2 == 0).float()[(...,) + (None,) * (x.ndim - 2)]
+        return (x >= 1).float() * mask + x - x.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.m(self.b(self.n(self.a(self.before(x)))))
+
+
+MERGED = {
+    "samples, time in": (lambda x: x.flatten(2), (SAMPLES, T, 1, 2, 2)),
+    "time, samples in": (lambda x: x, (T, SAMPLES, 4)),
+    "time is added": (lambda x: x.expand(T, *x.shape), (SAMPLES, 4)),
+}
+
+
+@pytest.mark.parametrize("kind", MERGED)
+@pytest.mark.parametrize("layers", [(), ("n", "m")])
+def test_two_axes_that_are_no_neurons_are_told_by_the_input(tmp_path: Path, kind: str, layers: tuple[str]) -> None:
+    before, shape = MERGED[kind]
+    network = Merged(before)
+    with (
+        warnings.catch_warnings(action="error"),
+        probe.watch(network, every=1, layers=layers, path=tmp_path / "w.csv") as watch,
+    ):
+        for _ in range(2):
+            network(torch.rand(shape)).sum().backward()
+            watch.step()
+            assert [(row["layer"], row["dead_share"]) for row in watch.latest] == [("n", 0.5), ("m", 0.5)]
+
+
+def test_an_axis_that_may_be_time_is_told_once(tmp_path: Path) -> None:
+    """[samples, 4] in, [samples, time or channels, neurons] in the layers; a layout that is given ends the question."""
+    network = Merged(lambda x: x[:, None].expand(-1, T, -1))
+
+    def trained(**options: Any) -> float:
+        with probe.watch(network, every=1, path=tmp_path / "w.csv", overwrite=True, **options) as watch:
+            for _ in range(2):
+                network(torch.rand(SAMPLES, 4)).sum().backward()
+                watch.step()
+        return float(watch.latest[0]["dead_share"])
+
+    with pytest.warns(UserWarning, match=r"axis 1 .*n gives \[5, 3, 8\], m gives.*layout='T,B'") as told:
+        assert trained() == pytest.approx(2 / 3)
+    assert len(told) == 1
+    with warnings.catch_warnings(action="error"):
+        assert trained(layout="step") == pytest.approx(2 / 3)
+        assert trained(layout="B,T") == 0.5
 
 
 # ------------------------------------------------------------------------------------------------ which steps
@@ -287,7 +419,7 @@ def test_hooks_are_on_for_every_nth_step_only(tmp_path: Path) -> None:
             on.append(hooks(network))
             train(network, x)
             watch.step()
-    assert on == [4, 0, 0, 4, 0, 0, 4, 0]
+    assert on == [2, 0, 0, 2, 0, 0, 2, 0]
     assert [row["step"] for row in rows(tmp_path / "w.csv")] == ["0", "0", "3", "3", "6", "6"]
     assert hooks(network) == 0
 
@@ -337,6 +469,28 @@ def test_gradients_are_left_as_they_are(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------- what is left behind
+
+
+def test_a_network_can_be_saved_and_copied_at_any_time(tmp_path: Path) -> None:
+    network, x = own(), data()[:, None, :6]
+    with probe.watch(network, every=2, path=tmp_path / "w.csv") as watch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(4):
+            network[0][1].v = network[6].v = 0.0
+            network(x).square().sum().backward()
+            for module in network.modules():
+                vars(module).pop("v", None)
+            for when in ("before the step ends", "between steps"):
+                torch.save(network, tmp_path / "n.pt")
+                for one in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+                    assert not any(module._forward_hooks or module._forward_pre_hooks for module in one.modules()), when
+                if when == "before the step ends":
+                    watch.step()
+        twin = copy.deepcopy(network)
+        twin[0][1].v = twin[6].v = 0.0
+        twin(x)
+        assert not any(tally.calls for tally in watch._tallies.values())
+    assert [row["step"] for row in rows(tmp_path / "w.csv")] == ["0", "0", "2", "2"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -480,7 +634,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
         with pytest.raises(ProbeError, match=match):
             probe.watch(network, **{"path": tmp_path / "w.csv", **options})
 
-    refused("every = 0; expected a whole number from 1", every=0)
+    for every in (0, -1, 1.5, "3", None, True):
+        refused(f"every = {every!r}; expected a whole number from 1", every=every)
     refused("layout 'TBB'; expected one of step, TB", layout="TBB")
     refused("no folder", path=tmp_path / "none" / "w.csv")
     refused("is a folder", path=tmp_path)
