@@ -1,26 +1,28 @@
 """What a sweep costs: one run a method beside the bare simulation, and beside seven runs, the way it is done by hand.
 
-    python tests/benchmarks/bench_sweep.py [--rounds 5] [--samples 50] [--batch 25] [--methods if,negspike,srp]
+    python tests/benchmarks/bench_sweep.py [--rounds 5] [--samples 50] [--batch 25] [--methods if,negspike,srp] [--busy]
 
-Only ratios within one run mean anything, as in `bench_capture`.
+Only ratios within one run mean anything, as in `bench_capture`. On a machine that is busy with other work pass --busy:
+one thread, and the processor time it takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from tests.benchmarks.common import in_turns, network_and_data, ratio, row  # noqa: E402
+from tests.benchmarks.common import Clock, in_turns, network_and_data, ratio, row  # noqa: E402
 
 T = 64
 
 
-def bench_sweep(method: str, rounds: int, samples: int, batch: int) -> None:
+def bench_sweep(method: str, rounds: int, samples: int, batch: int, clock: Clock) -> None:
     """One method's run of a sweep to T, one bare simulation to T, and one bare simulation for each T of the table."""
     import torch
 
@@ -44,7 +46,7 @@ def bench_sweep(method: str, rounds: int, samples: int, batch: int) -> None:
         simulate(prepared, prepared.surveyed.infos, grid, batch)
 
     subject.snn.eval()
-    seconds = in_turns(rounds, lambda: bare(T), lambda: bare(*grid), swept)
+    seconds = in_turns(rounds, lambda: bare(T), lambda: bare(*grid), swept, clock=clock)
     row(f"{method}: bare simulation to T = {T}, {what}, {samples} samples", f"{np.median(seconds[:, 0]):.2f} s")
     row("  one run of the sweep: every t, cases and attribution of all layers", ratio(seconds, 2), "<= 1.30x")
     row(f"  {len(grid)} bare simulations, one for each T, nothing gathered", ratio(seconds, 1))
@@ -57,9 +59,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--methods", default="if,negspike,srp")
+    parser.add_argument("--busy", action="store_true")
     asked = parser.parse_args()
+    if asked.busy:
+        import torch
+
+        torch.set_num_threads(1)
     for method in asked.methods.split(","):
-        bench_sweep(method, asked.rounds, asked.samples, asked.batch)
+        bench_sweep(
+            method, asked.rounds, asked.samples, asked.batch, time.process_time if asked.busy else time.perf_counter
+        )
 
 
 if __name__ == "__main__":

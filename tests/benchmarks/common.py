@@ -20,17 +20,20 @@ def row(what: str, value: str, goal: str = "") -> None:
     print(f"{what:<66} {value:>24}  {goal}", flush=True)
 
 
-def timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+Clock = Callable[[], float]
+
+
+def timed(call: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    started = clock()
     call()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def in_turns(rounds: int, *calls: Callable[[], object]) -> npt.NDArray[np.float64]:
+def in_turns(rounds: int, *calls: Callable[[], object], clock: Clock = time.perf_counter) -> npt.NDArray[np.float64]:
     """Seconds, shape (round, call); one round before is not counted."""
     for call in calls:
         call()
-    return np.array([[timed(call) for call in calls] for _ in range(rounds)])
+    return np.array([[timed(call, clock) for call in calls] for _ in range(rounds)])
 
 
 def ratio(seconds: npt.NDArray[np.float64], of: int, to: int = 0) -> str:
