@@ -685,6 +685,8 @@ def test_the_function_centred_at_1_whatever_the_threshold_is(
         share = one["evidence"]["share of it where spikes set in"]
         assert share == pytest.approx(4 * sigma * (1 - sigma), rel=0.1)
         assert "v - threshold" in one["advice"]
+        assert f"({one['evidence']['line']})" in one["what"]
+        assert one["evidence"]["line"].startswith("custom.py:")
 
 
 @pytest.mark.parametrize("fire", ["SpikeFunction.apply(membrane_potential, self.threshold)"])
@@ -1123,7 +1125,7 @@ def test_exit_codes_and_options(run: Run, tmp_path: Path) -> None:
 def test_a_network_without_spikes(run: Run, tmp_path: Path) -> None:
     (tmp_path / "ann.py").write_text(
         "from torch import nn\n\n\ndef net():\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 10), nn.Sigmoid())\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Tanh(), nn.Linear(30, 10), nn.Sigmoid())\n"
     )
     one = only(told(run, "ann.py:net", "--data", "digits"), "no-spikes")
     assert one["severity"] == "warning"
@@ -1207,6 +1209,21 @@ def test_lines_are_rewritten() -> None:
         "s = torch.heaviside(x, zero)": "s = spike(x)",
         "s = f(x)": "",
         "for i in range(3):": "",
+        "s = torch.where(v < th, 0.0, 1.0)": "s = spike(v - th)",
+        "s = torch.where(v > th, torch.ones_like(v), torch.zeros_like(v))": "s = spike(v - th)",
+        "s = 1.0 * (th < v)": "s = spike(v - th)",
+        # Those that would break, or do something else.
+        "s[v > th] = 1.0": "",
+        "return (v > th).int().to(v.dtype)": "",
+        "fired = v > th": "",
+        "return torch.clamp(torch.floor(v / th), 0, 1)": "",
+        "return torch.where(v > th, th * torch.ones_like(v), torch.zeros_like(v))": "",
+        "v, s = torch.where(v >= th, 0.0, v), (v >= th).float()": "",
+        "return torch.bernoulli(torch.sigmoid(v))": "",
+        "return 0.5 * (torch.sign(v - th) + 1)": "",
+        "return torch.tensor(v >= th, dtype=torch.float32)": "",
+        "def forward(self, x): return torch.round(x)": "",
+        "s = (v > th).to(device)": "",
     }
     for line, expected in pairs.items():
         assert rewritten(line) == expected
@@ -1219,6 +1236,272 @@ def test_what_counts_as_spikes() -> None:
     assert spike_height(torch.zeros(2, 2)) == 0
     assert spike_height(torch.rand(20, 20)) is None
     assert spike_height(torch.tensor([[0.0, float("nan")]])) is None
+
+
+# --------------------------------------------------------------------------------------- what users write otherwise
+
+
+def test_autograd_that_is_switched_off_around_the_forward(run: Run, tmp_path: Path) -> None:
+    """As a decorator, of the network's own forward too, and by inference_mode, which torch shows to nobody."""
+    text = SOURCE.replace("FAULT", "Bad = Neuron").replace(
+        "    def forward(self, x):\n        states", "    SWITCH\n    def forward(self, x):\n        states"
+    )
+    for name, switch in (("off", "torch.no_grad()"), ("inference", "torch.inference_mode()")):
+        (tmp_path / f"{name}.py").write_text(text.replace("SWITCH", f"@{switch}"))
+        one = only(told(run, f"{name}.py:Net", "--data", "digits"), "graph-cut")
+        assert one["evidence"]["source"] == f"@{switch}"
+        assert f"take the {switch} away" in one["advice"]
+    (tmp_path / "one.py").write_text(
+        SOURCE.replace("FAULT", neuron("spikes = Spike.apply(v, self.threshold)").replace(
+            "    def forward", "    @torch.no_grad()\n    def forward"))
+    )  # fmt: skip
+    one = only(told(run, "one.py:Net", "--data", "digits", "--model-arg", "fault=2"), "graph-cut")
+    assert (one["layer"], one["evidence"]["source"]) == ("n.1", "@torch.no_grad()")
+
+
+def test_outputs_with_time_last(run: Run, tmp_path: Path) -> None:
+    """(sample, class, time) has the loss of (time, sample, class), whether T is larger than the classes or not."""
+    for steps in (4, 12):
+        expected = told(run, write(tmp_path), "--data", "digits", "--model-arg", f"steps={steps}")["loss"]
+        for order in ((1, 2, 0), (2, 0, 1), (2, 1, 0), (0, 2, 1)):
+            text = SOURCE.replace("FAULT", "Bad = Neuron").replace("(out)", f"(out).permute{order}")
+            name = "order" + "".join(map(str, order))
+            (tmp_path / f"{name}.py").write_text(text)
+            found = told(run, f"{name}.py:Net", "--data", "digits", "--model-arg", f"steps={steps}")
+            assert found["loss"] == pytest.approx(expected, rel=1e-5), order
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [("spikes = torch.from_numpy((v.detach().numpy() >= self.threshold).astype('float32'))", "leaves torch"),
+     ("spikes = torch.autograd.Variable(v.data.ge(self.threshold).float())", "data")],
+)  # fmt: skip
+def test_a_cut_through_numpy_is_blamed_on_its_own_layer(line: str, kind: str, run: Run, tmp_path: Path) -> None:
+    fault = neuron(line).replace("threshold * spikes\n", "threshold * spikes.detach()\n")
+    text = SOURCE.replace("FAULT", fault).replace(
+        "v - self.threshold * spikes\n", "v - self.threshold * spikes.detach()\n"
+    )
+    (tmp_path / "net.py").write_text(text)
+    one = only(told(run, "net.py:Net", "--data", "digits", "--model-arg", "fault=2"), "graph-cut")
+    assert (one["layer"], one["evidence"]["kind"], one["evidence"]["source"]) == ("n.1", kind, line)
+    assert "write `" not in one["advice"]
+
+
+def test_a_backward_that_returns_none(run: Run, tmp_path: Path) -> None:
+    """Autograd takes it, and calls hooks without a gradient; the detached resets behind it are not to blame."""
+    text = SOURCE.replace("FAULT", function("return None, None"))
+    (tmp_path / "net.py").write_text(text.replace("self.threshold * spikes\n", "self.threshold * spikes.detach()\n"))
+    found = told(run, "net.py:Net", "--data", "digits", "--model-arg", "fault=2")
+    assert found["backward"] == "done"
+    one = only(found, "gradient-shape")
+    assert one["layer"] == "n.1"
+    lines = (tmp_path / "net.py").read_text().splitlines()
+    assert one["evidence"]["line"] == f"net.py:{max(i for i, line in enumerate(lines, 1) if 'def backward' in line)}"
+
+
+def test_timesteps_are_set_back(tmp_path: Path) -> None:
+    made: dict[str, Any] = {}
+    exec(SOURCE.replace("FAULT", "Bad = Neuron").replace("steps", "num_steps"), made)
+    network = made["Net"]()
+    found = probe.gradients(network, data="digits", timesteps=3)
+    assert found["layers"][0]["calls"] == 3
+    assert network.num_steps == 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["spikes = torch.ceil(torch.clamp(v - self.threshold, 0, 1))",
+     "spikes = torch.bernoulli(torch.sigmoid(v - self.threshold))",
+     "spikes = torch.relu(torch.sign(v - self.threshold))"],
+)  # fmt: skip
+def test_a_flat_function_is_told_once(line: str, run: Run, tmp_path: Path) -> None:
+    one = only(told(run, write(tmp_path, neuron(line)), "--data", "digits", "--model-arg", "fault=2"), "graph-cut")
+    assert one["layer"] == "n.1"
+    assert "write `" not in one["advice"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["soft = torch.sigmoid(5 * (v - 0.5))\nspikes = soft + ((v >= 0.5).float() - soft).detach()",
+     "soft = torch.sigmoid(5 * (v - 0.5))\nwith torch.no_grad():\n    hard = (v >= 0.5).float()\n"
+     "    diff = hard - soft\nspikes = soft + diff",
+     "spikes = (v >= 0.5).float() + v - v.detach()"],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [True, False])
+def test_straight_through_neurons_are_measured(lines: str, inside: bool, run: Run, tmp_path: Path) -> None:
+    """In modules, and in a function that is none."""
+    fault = neuron(lines)
+    if not inside:
+        fault = "def step(x, v):\n" + "\n".join(f"    {line}" for line in ["v = 0.9 * v + x", *lines.splitlines()])
+        fault += "\n    return spikes, v - 0.5 * spikes\n\n\nBad = Neuron"
+    text = SOURCE.replace("FAULT", fault)
+    (tmp_path / "net.py").write_text(text if inside else text.replace("self.n[i](self", "step(self"))
+    found = told(run, "net.py:Net", "--data", "digits", *(("--model-arg", "fault=2") if inside else ()))
+    assert serious(found) == []
+    assert [row["name"] for row in found["layers"]] == [f"{'n' if inside else 'fc'}.{i}" for i in range(3)]
+    assert found["layers"][1]["surrogate"]["peak"] > 0.9
+    assert found["layers"][1]["gradient_norm"] > 0
+
+
+def test_a_rate_in_the_networks_own_forward(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(NETS_OWN.replace("fire(v1 - 1.0)", "torch.sigmoid(10 * (v1 - 1.0))"))
+    one = only(told(run, "own.py:Net", "--data", "digits"), "smooth-forward")
+    assert one["layer"] == "fc1"
+    assert "torch.sigmoid(10 * (v1 - 1.0))" in one["what"]
+
+
+class _PlainNeuron:
+    """No module: what it keeps is in an object of Python."""
+
+    def __init__(self) -> None:
+        self.v: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.v = x if self.v is None else 0.9 * self.v + x
+        spikes: Tensor = snntorch.surrogate.atan()(self.v - 1)
+        self.v = self.v - spikes.detach()
+        return spikes
+
+
+class _PlainNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.neurons = nn.Linear(64, 30), nn.Linear(30, 10), [_PlainNeuron(), _PlainNeuron()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.neurons
+        return torch.stack([two(self.b(one(3 * self.a(x.flatten(1))))) for _ in range(4)])
+
+
+class _PlainReset(_PlainNet):
+    def reset(self) -> None:
+        for one in self.neurons:
+            one.v = None
+
+
+def test_state_in_plain_objects() -> None:
+    network = _PlainNet()
+    (one,) = of(probe.gradients(network, data="digits"), "state-kept")
+    assert one["severity"] == "error"
+    assert one["evidence"]["kept"] == ["neurons.0.v", "neurons.1.v"]
+    assert all(neuron.v is None for neuron in network.neurons)
+    # State of another batch: with a reset it is run, else it is said.
+    for made in (_PlainReset(), network):
+        made(torch.rand(7, 64))
+    (one,) = of(probe.gradients(network := _PlainReset(), data="digits"), "state-kept")
+    assert one["severity"] == "warning"
+    kept = _PlainNet()
+    kept(torch.rand(7, 64))
+    with pytest.raises(ProbeError, match=r"state of another batch is kept in neurons\.0\.v \(7, 30\)") as raised:
+        probe.gradients(kept, data="digits")
+    assert "--data" not in str(raised.value)
+
+
+class _Sinabs(nn.Module):
+    def __init__(self) -> None:
+        from sinabs import layers
+
+        super().__init__()
+        self.a, self.l, self.b, self.m = nn.Linear(64, 30), layers.IAF(), nn.Linear(30, 10), layers.IAF()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.m(self.b(self.l(self.a(x.flatten(1).unsqueeze(1).repeat(1, 6, 1)))))
+
+
+def test_a_network_of_sinabs_with_time_of_its_own() -> None:
+    found = probe.gradients(_Sinabs(), data="digits")
+    assert "summed over axis 1, (sample, time = 6, 10 classes)" in found["loss_is"]
+    assert found["layers"][0]["calls"] == 6
+
+
+class _OneSize(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.fire = nn.Linear(64, 10), snntorch.surrogate.atan()
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = total = torch.zeros(8, 10)
+        for _ in range(4):
+            v = 0.9 * v + 3 * self.fc(x.view(8, 64))
+            total = total + self.fire(v - 1)
+        return total
+
+
+def test_a_network_that_takes_batches_of_one_size() -> None:
+    assert probe.gradients(_OneSize(), data="digits", samples=8)["layers"][0]["calls"] == 4
+
+
+class _Shared(nn.Module):
+    """One neuron without state behind two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.lif = nn.Linear(64, 30), nn.Linear(30, 10), _Fires()
+
+    def forward(self, x: Tensor, state: Any = None) -> Any:
+        v, w = (0.0, 0.0) if state is None else state
+        s, v = self.lif(3 * self.a(x.flatten(1)), v)
+        s, w = self.lif(3 * self.b(s), w)
+        return s, (v, w)
+
+
+class _Fires(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fire = snntorch.surrogate.atan()
+
+    def forward(self, x: Tensor, v: Any) -> Any:
+        v = 0.9 * v + x
+        spikes = self.fire(v - 1)
+        return spikes, v - spikes.detach()
+
+
+def test_a_neuron_that_is_used_twice_and_a_state_that_is_passed_on() -> None:
+    found = probe.gradients(_Shared(), data="digits", timesteps=5)
+    assert [row["name"] for row in found["layers"]] == ["lif after a", "lif after b"]
+    assert [row["calls"] for row in found["layers"]] == [5, 5]
+    assert of(found, "state-lost", "state-kept") == []
+
+
+def test_what_is_not_finite_is_told_first(run: Run, tmp_path: Path) -> None:
+    text = SOURCE.replace("FAULT", "Bad = Neuron")
+    last = "            nn.init.constant_(layer.bias, 0.3)\n"
+    (tmp_path / "weights.py").write_text(
+        text.replace(last, f"{last}        self.fc[1].weight.data[0, 0] = torch.nan\n")
+    )
+    one = only(told(run, "weights.py:Net", "--data", "digits"), "not-finite")
+    assert (one["layer"], one["evidence"]["parameter"]) == ("fc.1", "fc.1.weight")
+    (tmp_path / "loss.py").write_text(text.replace("torch.stack(out)", "torch.stack(out) / 0.0"))
+    assert "the loss is nan" in only(told(run, "loss.py:Net", "--data", "digits"), "not-finite")["what"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_what_cannot_be_followed_is_refused(run: Run) -> None:
+    script = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(ProbeError, match="TorchScript"):
+        probe.gradients(script, data="digits")
+    with pytest.raises(ProbeError, match="is an ANN"):
+        probe.gradients(nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 10)), data="digits")
+    result = run("gradients")
+    assert result.exit_code == 2
+    assert "nothing in it spikes, its activations are QCFS" in result.stderr
+
+
+class _Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.missing(self.fc(x.flatten(1)))  # type: ignore[operator,no-any-return]
+
+
+def test_an_error_of_the_forward_does_not_speak_of_the_data() -> None:
+    with pytest.raises(ProbeError, match="missing") as raised:
+        probe.gradients(_Broken(), data="digits")
+    assert "--data" not in str(raised.value)
 
 
 def test_every_check_has_a_test() -> None:

@@ -22,12 +22,13 @@ from probe.diagnosis.findings import Finding, as_json, worst_first
 from probe.errors import ProbeError
 from probe.model_names import Opened, open_model
 from probe.models import networks_of
+from probe.neurons import QCFS
 from probe.prepare import Source, find_device
-from probe.run import understandable
 from probe.training import flow, graph, surrogates
 from probe.training.evidence import Evidence, Layer, NextBatch, Parameter, chosen, roles_of
-from probe.training.running import Loss, LossMaker, Way, as_found, kept_graphs, loss_of, way_of
-from probe.training.tracing import Follower, following
+from probe.training.running import Loss, LossMaker, Way, as_found, kept_graphs, loss_of, runnable, way_of
+from probe.training.tracing import Follower, following, meant_to_spike
+from probe.userfile import listed
 
 SAMPLES = 32
 """In a batch."""
@@ -57,6 +58,7 @@ def _registered(found: dict[str, tuple[str, tuple[Callable[[Evidence], Iterable[
 
 _FLOW = (flow.over_layers, flow.over_time)
 CHECKS: dict[str, Check] = _registered({
+    "not-finite": ("parameters, potentials or a loss that are NaN or infinite", (surrogates.broken_values,)),
     "graph-cut": ("operations that keep the gradient from parameters", (graph.cuts, surrogates.failing)),
     "unused": ("parameters that got no gradient though nothing cut them off", (graph.cuts,)),
     "frozen": ("parameters with requires_grad = False", (graph.frozen,)),
@@ -102,8 +104,9 @@ def gradients(model: Any, *, loss: str | Loss | None = None, samples: int = SAMP
         opened = open_model(source.model, source.model_args, checkpoint=checkpoint, trust=source.trust_checkpoint)
     else:
         opened = Opened(source.model, type(networks_of(source.model)[0]).__name__)
-    data, batches = _batches(source, opened, samples)
     network = networks_of(opened.model)[-1]
+    _check_kind(opened.name, network)
+    data, batches = _batches(source, opened, samples)
     home = _device_of(network)
     device = home if source.device is None else find_device(source.device)
     dtypes = (one.dtype for one in network.parameters() if one.dtype.is_floating_point)
@@ -111,13 +114,14 @@ def gradients(model: Any, *, loss: str | Loss | None = None, samples: int = SAMP
     try:
         network.to(device)
         given = [(x.to(device, dtype), labels.to(device)) for x, labels in batches]
-        network, way = way_of(opened.model, given[0][0], source.timesteps)
         with as_found(network), torch.enable_grad():
+            network, way = way_of(opened.model, given[0][0], source.timesteps)
             if not network.training:
                 network.train()
             torch.manual_seed(source.seed)
             maker = _loss_maker(loss, network, way, given[0][0], len(data.classes))
             seen = _step(network, way, maker, given)
+        _check_spikes(opened.name, seen)
         found = worst_first(one for check in CHECKS.values() for one in check.run(seen))
     finally:
         network.to(home)
@@ -139,13 +143,37 @@ def _batches(source: Source, opened: Opened, samples: int) -> tuple[DataSet, lis
     return data, batches
 
 
+def _check_kind(name: str, network: nn.Module) -> None:
+    """TorchScript cannot be followed, and an ANN has no surrogates."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise ProbeError(f"{name} is TorchScript, which cannot be followed", expected="a network in Python",
+                         next_step="pass the network that was given to torch.jit")  # fmt: skip
+    if any(isinstance(module, QCFS) for module in network.modules()):
+        raise _is_ann(name, "QCFS")
+
+
+def _check_spikes(name: str, seen: Evidence) -> None:
+    modules = list(seen.network.modules())
+    if any(isinstance(one, nn.ReLU) for one in modules) and not any(map(meant_to_spike, modules)):
+        found = [one.check for one in surrogates.spikeless(seen)]
+        if found:
+            raise _is_ann(name, "ReLU")
+
+
+def _is_ann(name: str, kind: str) -> ProbeError:
+    return ProbeError(
+        f"{name} is an ANN: nothing in it spikes, its activations are {kind}", expected="a network that spikes",
+        next_step="pass one, as in probe gradients net.py:Net --data mnist",
+    )  # fmt: skip
+
+
 def _device_of(network: nn.Module) -> torch.device:
     return next((one.device for one in network.parameters()), torch.device("cpu"))
 
 
 def _loss_maker(spec: str | Loss | None, network: nn.Module, way: Way, x: Tensor, classes: int) -> LossMaker:
     def run(samples: Tensor) -> Any:
-        with as_found(network), torch.no_grad(), understandable(network, samples):
+        with as_found(network), torch.no_grad(), runnable(network, samples):
             if way.once and way.reset is not None:
                 way.reset()
             return way.run(samples.clone())
@@ -162,7 +190,7 @@ def _step(network: nn.Module, way: Way, maker: LossMaker, batches: list[tuple[Te
     if way.once and way.reset is not None:
         way.reset()
     with following(network) as follower:
-        with understandable(network, x):
+        with runnable(network, x):
             outputs = way.run(x.clone())
         follower.in_loss = True
         loss = maker.make(outputs, labels)
@@ -281,15 +309,23 @@ def _told(
         "schema": "probe-gradients/1", "model": name, "data": data.name, "samples": samples,
         "timesteps": way.timesteps, "run": way.how, "family": way.family or "user", "loss": seen.loss,
         "loss_is": maker.told, "backward": seen.error or "done", "layers": rows, "parameters": parameters,
-        "findings": [as_json(one) for one in found], "notes": list(_notes(way)),
+        "findings": [as_json(one) for one in found], "notes": list(_notes(way, seen)),
     }  # fmt: skip
     plain: dict[str, Any] = _plain(told)
     return plain
 
 
-def _notes(way: Way) -> Iterator[str]:
+def _notes(way: Way, seen: Evidence) -> Iterator[str]:
     if way.stacked and way.reset is not None:
         yield f"the state is reset before each batch; your training loop has to do so too: {way.reset_name}"
+    told = {layer for one in graph.cuts(seen) for layer in [one.layer, *one.evidence.get("layers", ())]}
+    blind = [
+        layer.name for layer in seen.layers
+        if layer.name not in told and all(one is None for one in layer.derivatives)
+        and not (layer.failures or layer.shapes or layer.calls[0].module)
+    ]  # fmt: skip
+    if blind and seen.connected and not seen.error:
+        yield f"the surrogate was not measured in {listed(blind, 4)}: how its spikes get a gradient was not seen"
 
 
 def _surrogate(layer: Layer) -> dict[str, Any] | None:

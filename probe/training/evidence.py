@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,20 @@ class Layer:
     failures: list[Failure] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     ignores: bool = False
+
+    @staticmethod
+    def used(name: str, fed: str) -> str:
+        """The name of a module's use behind some weights."""
+        return f"{name} after {fed}"
+
+    def use(self, name: str) -> str:
+        """The name of this layer where it is a use of this module."""
+        return self.used(name, self.calls[0].fed)
+
+    @property
+    def returns_none(self) -> bool:
+        """Its backward gives the potential no gradient."""
+        return any(sentence.startswith("returns None") for sentence in self.shapes)
 
     @property
     def module(self) -> str:
@@ -221,7 +236,7 @@ class Evidence:
 
     def index_of(self, name: str) -> int | None:
         """The index of the spiking layer of this name."""
-        return next((layer.index for layer in self.layers if layer.name == name), None)
+        return next((layer.index for layer in self.layers if name and layer.name in (name, layer.use(name))), None)
 
     @property
     def got(self) -> list[Parameter]:
@@ -243,8 +258,22 @@ def roles_of(follower: Follower, samples: int) -> list[list[Layer]]:
             roles[key] = [*roles.pop(key, []), call]
     own = type(follower.network).__name__
     return [
-        [Layer(i, name or own, calls, samples) for calls in roles.values()]
-        for i, (name, roles) in enumerate(found.items())
+        [Layer(i, name or own, calls, samples) for calls in roles]
+        for i, (name, roles) in enumerate(
+            (name, roles) for name, every in found.items() for name, roles in _uses(name, every)
+        )
+    ]
+
+
+def _uses(name: str, roles: dict[tuple[Any, ...], list[Spiking]]) -> list[tuple[str, list[list[Spiking]]]]:
+    """One module that is used behind several weights is a layer behind each of them."""
+    every = [call for calls in roles.values() for call in calls]
+    counts = Counter(call.fed for call in every)
+    if len(counts) < 2 or len(set(counts.values())) > 1 or any(call.place.after for call in every):
+        return [(name, list(roles.values()))]
+    return [
+        (Layer.used(name, fed), [own for calls in roles.values() if (own := [one for one in calls if one.fed == fed])])
+        for fed in counts
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from probe.diagnosis.findings import Finding
+from probe.training import graph, surrogates
 from probe.training.evidence import Evidence, Layer
 
 VANISHED, EXPLODED = 1e-4, 1e4
@@ -75,7 +76,12 @@ def over_layers(seen: Evidence) -> Iterator[Finding]:
     if seen.error:
         return
     known = [(layer, norm) for layer in seen.layers if (norm := layer.norm) is not None]
+    if any(True for _ in graph.flat(seen)):
+        # A function with derivative 0 is why, and is told as such.
+        known = [(layer, norm) for layer, norm in known if norm]
     broken = [layer for layer, norm in known if not math.isfinite(norm)]
+    if broken and any(True for _ in surrogates.broken_values(seen)):
+        return
     if broken:
         # Backward comes from behind: at its last call the layer nearest to the loss has only what the next one gave it.
         layer, after = broken[-1], [one for one, _ in known if one.index > broken[-1].index]

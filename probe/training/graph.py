@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from probe.diagnosis.findings import Finding
 from probe.training.evidence import Evidence, Parameter
-from probe.training.tracing import THRESHOLDS, Cut, Site, rewritten
+from probe.training.tracing import SWITCH, THRESHOLDS, Cut, Site, rewritten
 from probe.userfile import listed
 
 UNCONNECTED = "element 0 of tensors does not require grad and does not have a grad_fn"
@@ -15,6 +15,8 @@ SURROGATE = (
     "with {0} = snntorch.surrogate.atan() or spikingjelly.activation_based.surrogate.ATan(), which compare in the "
     "forward and have a smooth derivative in the backward"
 )
+SPIKING = frozenset(("sign", "sgn", "heaviside"))
+"""Functions with derivative 0 that are there to make spikes."""
 WHY = {
     "comparison": "compares, and a comparison has no derivative",
     "detach": "detaches: nothing before it gets a gradient",
@@ -54,8 +56,13 @@ def cuts(seen: Evidence) -> Iterator[Finding]:
     unexplained = []
     if not seen.error or not seen.connected:
         follower = seen.follower
-        real = [cut for cut in follower.cuts if cut.kind not in ("flat", "leaves torch")]
+        real = [cut for cut in follower.cuts if cut.kind != "flat"]
+        silenced = 0
+        for call in (call for layer in seen.layers if layer.returns_none for call in layer.calls):
+            silenced |= call.origin
         for parameter in _lacking(seen):
+            if follower.parameters[parameter.name] & silenced:
+                continue
             blamed = _blamed(seen, parameter, real)
             if not blamed and not seen.loss_origin & follower.parameters[parameter.name]:
                 bit = follower.parameters[parameter.name]
@@ -63,10 +70,8 @@ def cuts(seen: Evidence) -> Iterator[Finding]:
             if not blamed:
                 unexplained.append(parameter.name)
             _sort(by_line, blamed, parameter.name)
-        flat = [cut for cut in follower.cuts if cut.kind == "flat"]
-        for parameter in seen.parameters:
-            if parameter.required and parameter.used and parameter.norm == 0:
-                _sort(by_line, _blamed(seen, parameter, flat), parameter.name)
+        for parameter, blamed in flat(seen):
+            _sort(by_line, blamed, parameter.name)
     for found, names in by_line.values():
         yield _of_line(seen, found, list(names))
     needed = any(one.required for one in seen.parameters)
@@ -85,6 +90,16 @@ def cuts(seen: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def flat(seen: Evidence) -> Iterator[tuple[Parameter, list[Cut]]]:
+    """The parameters whose gradient is 0 because of a function with the derivative 0, and where that is."""
+    found = [cut for cut in seen.follower.cuts if cut.kind == "flat"]
+    for parameter in seen.parameters:
+        if parameter.required and parameter.used and parameter.norm == 0:
+            blamed = _blamed(seen, parameter, found)
+            if blamed:
+                yield parameter, blamed
+
+
 def _sort(by_line: dict[tuple[str, Site], tuple[list[Cut], dict[str, None]]], blamed: Iterable[Cut], name: str) -> None:
     for cut in blamed:
         found, names = by_line.setdefault((cut.kind, cut.site), ([], {}))
@@ -99,7 +114,7 @@ def _of_line(seen: Evidence, found: list[Cut], names: list[str]) -> Finding:
     layers = sorted({one.place.layer for one in found if one.place.layer}, key=order.index)
     cut = next((one for one in found if one.place.layer == (layers[0] if layers else "")), cut)
     more = f" (and in {listed(layers[1:], 4)})" if len(layers) > 1 else ""
-    code = f"`{cut.site.source}` ({cut.site})" if cut.site.line else f"{cut.operation}"
+    code = f"`{cut.site.source}` ({cut.site})" if cut.site.line else cut.operation or "its forward"
     reason = WHY[cut.kind] if cut.kind != "other" else f"{cut.operation} gives a result without a gradient"
     evidence = {
         "kind": cut.kind, "operation": cut.operation, "line": str(cut.site), "source": cut.site.source,
@@ -125,15 +140,29 @@ def _advice(cut: Cut) -> str:
         return (
             "give this neuron a surrogate: spike_grad=snntorch.surrogate.atan(), or surrogate_function=surrogate.ATan()"
         )
+    if cut.kind == "flat" and cut.operation.rstrip("_") not in SPIKING:
+        name = cut.operation.rstrip("_").replace("floor_divide", "floor")
+        return (
+            f"write x + (torch.{name}(x) - x).detach() for torch.{name}(x), which lets the gradient through, or keep "
+            "it for reports only; a neuron makes its spikes " + SURROGATE.format("spike(v - threshold), where spike")
+        )
     if cut.kind in ("comparison", "flat"):
         name = "surrogate" if re.search(r"\bspike\b", source) else "spike"
         fixed, told = rewritten(source, name), SURROGATE.format(name)
-        return f"write `{fixed}` {told}" if fixed else f"call {name}(v - threshold) instead, {told}"
+        return f"write `{fixed}` {told}" if fixed else f"make the spikes by {name}(v - threshold), as numbers, {told}"
     if cut.kind in ("detach", "data"):
         fixed = re.sub(r"\.detach_?\(\)|\.data\b", "", source)
-        return f"write `{fixed}`" if fixed != source else "leave the detach out where the value goes on to the loss"
+        # Where more is done in the line, it may be needed.
+        single = fixed != source and not re.search(
+            r"[<>;]|==|numpy|Variable|torch\.tensor|\.(item|tolist|[gl][te])\(", fixed
+        )
+        return f"write `{fixed}`" if single else "leave the detach out where the value goes on to the loss"
     if cut.kind == "no_grad":
-        return "run this with autograd on: take the torch.no_grad() away, or keep it for the evaluation only"
+        named = SWITCH.search(source)
+        return (
+            f"run this with autograd on: take the {named[0] if named else 'torch.no_grad()'} away, or keep it for the "
+            "evaluation only"
+        )
     if cut.kind == "copy":
         return "use the tensor itself, or torch.stack and torch.cat of tensors"
     if cut.kind == "leaves torch":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from probe.families import LayerPair, Subject, logits_of, sinabs, snntorch, spik
 from probe.models import DEFAULT_T, unwrapped
 from probe.run import understandable
 from probe.training.tracing import following
-from probe.userfile import call, resolve
+from probe.userfile import call, is_users, listed, resolve
 
 FAMILIES = (spikingjelly, snntorch, sinabs)
 """Families of networks that are trained as they spike."""
@@ -30,6 +32,8 @@ RESETS = (
 """What a network of the user may call the method that forgets its state."""
 TRIED = 3
 """Samples of the run that shows how the network wants to be called."""
+ABOUT_DATA = re.compile(r"shape|sizes? (of|mis)|dimension|dtype|scalar type|channels|mat1", re.IGNORECASE)
+"""An error that the data may be the reason of."""
 LOSS_TAKES = "a function of (outputs, labels) that returns a loss, a tensor with one number"
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -48,6 +52,7 @@ class Way:
         once: the network is called once a batch, and `run` does not reset it.
         stacked: the outputs are (timestep, sample, class), put together here.
         family: its name; empty for a network of the user's own.
+        any_size: it takes batches of another size.
     """
 
     how: str
@@ -58,6 +63,7 @@ class Way:
     once: bool = True
     stacked: bool = False
     family: str = ""
+    any_size: bool = True
 
 
 def way_of(model: Any, x: Tensor, timesteps: int | None) -> tuple[nn.Module, Way]:
@@ -85,7 +91,13 @@ def way_of(model: Any, x: Tensor, timesteps: int | None) -> tuple[nn.Module, Way
                 break
             subject = Subject(snn=network, layers=layers, **family.run(network, layers))
             return network, _of_family(subject, x[:TRIED], timesteps)
-    return network, _of_user(network, x[:TRIED], timesteps)
+    try:
+        return network, _of_user(network, x[:TRIED], timesteps)
+    except ProbeError:
+        # It may want a batch of one size.
+        with suppress(ProbeError):
+            return network, replace(_of_user(network, x, timesteps), any_size=False)
+        raise
 
 
 def _stepwise(subject: Subject, timesteps: int) -> Way:
@@ -110,7 +122,7 @@ RESETTING = {
 
 def _of_family(subject: Subject, x: Tensor, timesteps: int | None) -> Way:
     """A network with the neurons of a package: with a loop over time of its own, or called for each timestep."""
-    if subject.family == sinabs.NAME or not _loops(subject, x):
+    if not _loops(subject, x):
         return _stepwise(subject, timesteps or DEFAULT_T)
     run, told = _once(subject.snn, timesteps)
     name = RESETTING[subject.family]
@@ -128,7 +140,8 @@ def _loops(subject: Subject, x: Tensor) -> bool:
         return hook
 
     handles = [(layer.entry or layer.snn).register_forward_pre_hook(note(layer)) for layer in subject.layers]
-    merged = any(layer.layout == "T,B" for layer in subject.layers)
+    layout = subject.layers[0].layout if subject.layers else ""
+    merged = layout in ("T,B", "B,T", "BT")
     try:
         with as_found(subject.snn), torch.no_grad():
             subject.reset()
@@ -141,6 +154,10 @@ def _loops(subject: Subject, x: Tensor) -> bool:
             handle.remove()
     if merged:
         first = next(iter(seen.values()), [()])[0]
+        if layout == "BT":
+            return bool(first) and first[0] > len(x)
+        if layout == "B,T":
+            return len(first) > 2 and first[0] == len(x) and first[1] > 1
         return len(first) > 1 and first[1] == len(x)
     tensor = next(tensors_in(output), None)
     return any(len(calls) > 1 for calls in seen.values()) or (tensor is not None and tensor.ndim > 2)
@@ -165,7 +182,7 @@ def _of_user(network: nn.Module, x: Tensor, timesteps: int | None) -> Way:
     """A network of modules that no family knows."""
     run, told = _once(network, timesteps)
     name = next((name for name in RESETS if _plain_method(network, name)), None)
-    inner = [(path, module) for path, module in network.named_modules()
+    inner = [(path, module) for path, module in holders(network)
              if path and not type(module).__module__.startswith("torch.")]  # fmt: skip
     resets = [(path, one, module) for path, module in inner for one in RESETS if _plain_method(module, one)]
     reset: Callable[[], Any] | None = None
@@ -180,14 +197,17 @@ def _of_user(network: nn.Module, x: Tensor, timesteps: int | None) -> Way:
                 getattr(module, one)()
 
         reset = reset_all
-    with as_found(network), torch.enable_grad(), understandable(network, x):
+    with as_found(network), torch.enable_grad(), runnable(network, x):
+        if reset is not None:
+            reset()
         before = _states(network)
         with following(network) as tried:
             output = run(x.clone())
-        keeps = _states(network) != before
+        passed = _passes_state(network, output)
+        keeps = passed or _states(network) != before
     calls: dict[Any, int] = {}
     for one in [*tried.calls, *tried.functions]:
-        key = (one.place, one.site)
+        key = (one.place, one.site, one.fed)
         calls[key] = calls.get(key, 0) + 1
     tensor = next(tensors_in(output), None)
     loops = max(calls.values(), default=0) > 1 or (tensor is not None and tensor.ndim > 2)
@@ -198,9 +218,22 @@ def _of_user(network: nn.Module, x: Tensor, timesteps: int | None) -> Way:
     def stepped(samples: Tensor) -> Tensor:
         if reset is not None:
             reset()
-        return torch.stack([logits_of(run(samples.clone())) for _ in range(steps)])
+        if not passed:
+            return torch.stack([logits_of(run(samples.clone())) for _ in range(steps)])
+        outputs = [run(samples.clone())]
+        while len(outputs) < steps:
+            outputs.append(network(samples.clone(), outputs[-1][1]))
+        return torch.stack([one[0] for one in outputs])
 
     return Way(f"called once a timestep, T = {steps}", stepped, reset, reset_name, steps, stacked=True)
+
+
+def _passes_state(network: nn.Module, output: Any) -> bool:
+    """`forward(x, state=None)` that returns (output, state), to be given it at the next timestep."""
+    parameters = list(inspect.signature(network.forward).parameters.values())
+    taken = len(parameters) > 1 and parameters[1].default is None and parameters[1].name not in STEP_NAMES
+    pair = isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], Tensor)
+    return taken and pair and output[0].ndim == 2
 
 
 def _plain_method(owner: Any, name: str) -> bool:
@@ -258,43 +291,54 @@ def loss_of(spec: str | Loss | None, way: Way, run: Callable[[Tensor], Any], x: 
             return loss.reshape(())
 
         return LossMaker(made, name)
-    axis, class_axis, why = _axes(way, run, x, classes)
+    order, why = _axes(way, run, x, classes)
 
     def cross_entropy(outputs: Any, labels: Tensor) -> Tensor:
         logits = _logits(outputs)
-        if class_axis is not None and class_axis != logits.ndim - 1:
-            logits = logits.movedim(class_axis, -1)
-        return functional.cross_entropy(logits if axis is None else logits.sum(axis), labels)
+        return functional.cross_entropy(logits if order is None else logits.permute(order).sum(0), labels)
 
     return LossMaker(cross_entropy, why)
 
 
-def _axes(way: Way, run: Callable[[Tensor], Any], x: Tensor, classes: int) -> tuple[int | None, int | None, str]:
-    """The axis of time, that of the classes, and how they were told; of the first output where there are several."""
+def _axes(way: Way, run: Callable[[Tensor], Any], x: Tensor, classes: int) -> tuple[tuple[int, int, int] | None, str]:
+    """The axes of time, samples and classes, and how they were told; of the first output where there are several."""
     # Two small batches of different sizes: the axis that changes with them is that of the samples, whatever T is.
-    few = torch.cat([x] * TRIED)[:TRIED]
+    few = torch.cat([x] * TRIED)[: TRIED if way.any_size else len(x)]
+    count = len(few)
     output = run(few)
     logits = _logits(output)
     shape = tuple(logits.shape)
     first = " of the first output" if any(one is logits for one in tensors_in(output) if output is not logits) else ""
     advice = "pass --loss file.py:callable, a function of (outputs, labels)"
     if way.stacked:
-        return 0, 2, "cross entropy of the outputs summed over the timesteps"
-    if len(shape) == 2 and shape[0] == TRIED:
+        return (0, 1, 2), "cross entropy of the outputs summed over the timesteps"
+    if len(shape) == 2 and shape[0] == count:
         if shape[1] < classes:
             raise ProbeError(f"the model gives {shape[1]} classes and the data has {classes}", expected="equal numbers")
-        return None, None, f"cross entropy{first}, (sample, {shape[1]} classes): there is no axis for time"
+        return None, f"cross entropy{first}, (sample, {shape[1]} classes): there is no axis for time"
     if len(shape) != 3:
         raise ProbeError(
-            f"outputs of shape {_shape(shape)} for {TRIED} samples",
+            f"outputs of shape {_shape(shape)} for {count} samples",
             expected="(sample, class), (timestep, sample, class) or (sample, timestep, class)", next_step=advice,
         )  # fmt: skip
-    fewer = tuple(_logits(run(few[:-1])).shape)
-    changed = [axis for axis in range(3) if fewer[axis] != shape[axis]]
-    if len(changed) != 1 or changed[0] == 2 or len(fewer) != 3:
+    if way.any_size:
+        try:
+            fewer = tuple(_logits(run(few[:-1])).shape)
+        except ProbeError as error:
+            raise ProbeError(
+                f"the model ran a batch of {count} samples, and then not one of {count - 1}: {error.got}",
+                expected="state that begins anew in each batch",
+                next_step="reset what it keeps of the batch before, or keep it in its modules",
+                trace=error.trace, fault=error.fault,
+            ) from None  # fmt: skip
+        changed = [axis for axis in range(3) if len(fewer) == 3 and fewer[axis] != shape[axis]]
+        told = f" and {_shape(fewer)} for {count - 1}"
+    else:
+        changed, told = [axis for axis in range(3) if shape[axis] == count], ""
+    if len(changed) != 1:
         raise ProbeError(
-            f"outputs of shape {_shape(shape)} for {TRIED} samples and {_shape(fewer)} for {TRIED - 1}",
-            expected="samples along axis 0 or 1", next_step=advice,
+            f"outputs of shape {_shape(shape)} for {count} samples{told}",
+            expected="samples along one axis, which alone grows with them", next_step=advice,
         )  # fmt: skip
     (batch,) = changed
     others = [axis for axis in (2, 1, 0) if axis != batch]
@@ -306,9 +350,9 @@ def _axes(way: Way, run: Callable[[Tensor], Any], x: Tensor, classes: int) -> tu
         )  # fmt: skip
     time = next(axis for axis in others if axis != class_axis)
     names = {batch: "sample", class_axis: f"{classes} classes", time: f"time = {shape[time]}"}
-    return time, class_axis, (
+    return (time, batch, class_axis), (
         f"cross entropy{first} summed over axis {time}, ({', '.join(names[axis] for axis in range(3))}): axis {batch} "
-        f"grows with the batch, axis {class_axis} has the data's classes"
+        f"{'grows with' if way.any_size else 'is as long as'} the batch, axis {class_axis} has the data's classes"
     )  # fmt: skip
 
 
@@ -325,6 +369,31 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
 
+@contextmanager
+def runnable(network: nn.Module, x: Tensor) -> Iterator[None]:
+    """As `understandable`: what goes wrong in a forward, where a state of another batch is why it says that."""
+    kept = [(f"{path}.{name}".lstrip("."), tuple(one.shape)) for path, name, one in kept_tensors(network)
+            if one.ndim > 1 and len(one) != len(x)]  # fmt: skip
+    try:
+        with understandable(network, x):
+            yield
+    except ProbeError as error:
+        if error.fault != "not-runnable":
+            raise
+        sizes = re.findall(r"\d+", error.got)
+        held = [f"{name} {_shape(shape)}" for name, shape in kept if {str(shape[0]), str(len(x))} <= set(sizes)]
+        if held:
+            raise ProbeError(
+                f"state of another batch is kept in {listed(held, 4)}: {error.got}", trace=error.trace,
+                expected="state that begins anew in each batch",
+                next_step="reset it before each batch, or set it to zeros at the start of the forward",
+                fault=error.fault,
+            ) from None  # fmt: skip
+        if not re.search(ABOUT_DATA, error.got.partition(": ")[2]):
+            raise ProbeError(error.got, trace=error.trace, fault=error.fault) from None
+        raise
+
+
 # --------------------------------------------------------------------------------------------------- as it was found
 
 _INTERNAL = frozenset(vars(nn.Module())) - {"training"}
@@ -336,8 +405,8 @@ def as_found(network: nn.Module) -> Iterator[None]:
     parameters = [(one, one.detach().clone(), one.grad, one.requires_grad) for one in network.parameters()]
     buffers = [(module, dict(module._buffers), {name: _copied(one) for name, one in module._buffers.items()})
                for module in network.modules()]  # fmt: skip
-    found = [(module, {name: (value, _copied(value)) for name, value in vars(module).items() if name not in _INTERNAL})
-             for module in network.modules()]  # fmt: skip
+    found = [(owner, {name: (value, _copied(value)) for name, value in vars(owner).items() if name not in _INTERNAL})
+             for _, owner in holders(network)]  # fmt: skip
     for parameter, *_ in parameters:
         parameter.grad = None
     devices = sorted({one.device.index or 0 for one in network.parameters() if one.device.type == "cuda"})
@@ -355,11 +424,11 @@ def as_found(network: nn.Module) -> Iterator[None]:
                 module._buffers.clear()
                 for name, buffer in kept.items():
                     module._buffers[name] = _restored(buffer, copies[name])
-            for module, attributes in found:
-                for name in [name for name in vars(module) if name not in _INTERNAL and name not in attributes]:
-                    del vars(module)[name]
+            for owner, attributes in found:
+                for name in [name for name in vars(owner) if name not in _INTERNAL and name not in attributes]:
+                    del vars(owner)[name]
                 for name, (value, copied) in attributes.items():
-                    vars(module)[name] = _restored(value, copied)
+                    vars(owner)[name] = _restored(value, copied)
 
 
 def _copied(value: Any) -> Any:
@@ -394,11 +463,36 @@ def _restored(value: Any, copied: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ what is kept
 
 
-def kept_tensors(network: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """Tensors that modules keep beside their parameters: the module's path, the attribute's name, the tensor."""
+def holders(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What may keep a state: the modules, and objects of the user's own classes that they hold, each with its path."""
+    seen = set(map(id, network.modules()))
     for path, module in network.named_modules():
-        own = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
-        for name, value in {**own, **module._buffers}.items():
+        yield path, module
+        yield from _held(path, module, seen)
+
+
+def _held(path: str, owner: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    for name, value in list(vars(owner).items()):
+        many = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+        for key, one in [("", value), *many] if name not in _INTERNAL else ():
+            if id(one) not in seen and hasattr(one, "__dict__") and _is_of_user(type(one)):
+                seen.add(id(one))
+                label = ".".join(str(part) for part in (path, name, key) if part != "")
+                yield label, one
+                yield from _held(label, one, seen)
+
+
+def _is_of_user(kind: type) -> bool:
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    return kind.__module__ == "__main__" if file is None else is_users(file)
+
+
+def kept_tensors(network: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    """Tensors that these keep beside their parameters: the holder's path, the attribute's name, the tensor."""
+    for path, owner in holders(network):
+        own = {name: value for name, value in vars(owner).items() if name not in _INTERNAL}
+        for name, value in {**own, **getattr(owner, "_buffers", {})}.items():
             for tensor in tensors_in(value):
                 if not isinstance(tensor, nn.Parameter):
                     yield path, name, tensor
@@ -411,5 +505,5 @@ def kept_graphs(network: nn.Module) -> list[tuple[str, str, Tensor]]:
 
 def _states(network: nn.Module) -> dict[tuple[str, str], tuple[int, int]]:
     """Which tensors the user's own modules keep, and in which version."""
-    own = {path for path, module in network.named_modules() if not type(module).__module__.startswith("torch.")}
+    own = {path for path, owner in holders(network) if not type(owner).__module__.startswith("torch.")}
     return {(path, name): (id(one), one._version) for path, name, one in kept_tensors(network) if path in own}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from probe.diagnosis.findings import Finding
 from probe.training.evidence import ACTIVE, GRID, Evidence, Failure, Layer, Measured
-from probe.training.tracing import MEANT_TO_SPIKE, Site, Spiking, meant_to_spike, spike_height
+from probe.training.tracing import MEANT_TO_SPIKE, Site, Spiking, Squash, def_line, meant_to_spike, spike_height
 from probe.userfile import is_users
 
 NARROW, FAINT = 0.005, 5e-4
@@ -159,7 +160,7 @@ def _sums_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 def _backward_site(call: Spiking) -> Site | None:
     code = getattr(getattr(call.function, "backward", None), "__code__", None)
-    return Site(code.co_filename, code.co_firstlineno, "backward") if code is not None else None
+    return Site(code.co_filename, def_line(code), "backward") if code is not None else None
 
 
 def _ignores(call: Spiking) -> bool:
@@ -296,13 +297,22 @@ def smooth(seen: Evidence) -> Iterator[Finding]:
         owner = layer if _is_neuron(seen, layer) else module
         outputs = seen.follower.outputs.get(owner, []) if owner and _is_neuron(seen, owner) else []
         returned = next((out for out in outputs if out.shape == one.values.shape), None)
-        if returned is None and MEANT_TO_SPIKE.search(one.site.function):
+        if returned is None and (MEANT_TO_SPIKE.search(one.site.function) or _of_difference(one, seen)):
             returned = one.values
         inside = returned is not None and float(returned.min()) >= -1.001 and float(returned.max()) <= 1.001
         if returned is None or not inside or any(spike_height(out) is not None for out in outputs):
             continue
         told.add(layer)
         yield _smooth(seen, layer, str(one.place), one.operation, one.site, returned)
+
+
+def _of_difference(one: Squash, seen: Evidence) -> bool:
+    """In a forward with weights: σ(k·(v − θ)), by its line, at every timestep."""
+    if not one.place.after or one.operation not in ("sigmoid", "hardsigmoid"):
+        return False
+    if sum(other.site == one.site for other in seen.follower.squashes) < 2:
+        return False
+    return bool(re.search(r"sigmoid\((.*-.*)\)", one.site.source))
 
 
 def _is_neuron(seen: Evidence, name: str) -> bool:
@@ -327,7 +337,8 @@ def _smooth(seen: Evidence, layer: str, place: str, operation: str, site: Site, 
 
 def spikeless(seen: Evidence) -> Iterator[Finding]:
     """A network in which nothing was seen to spike."""
-    if seen.layers or any(True for _ in smooth(seen)):
+    unseen = not seen.connected and any(cut.kind == "no_grad" for cut in seen.follower.cuts)
+    if seen.layers or unseen or any(True for _ in smooth(seen)):
         return
     kinds = sorted({type(module).__name__ for module in seen.network.modules() if not list(module.children())})
     yield Finding(
@@ -412,7 +423,7 @@ def shapes(seen: Evidence) -> Iterator[Finding]:
     for layer in seen.layers:
         for sentence in layer.shapes:
             site = _backward_site(layer.calls[0])
-            none = sentence.startswith("returns None")
+            none = layer.returns_none
             yield Finding(
                 "gradient-shape", "error" if none else "warning", layer.name,
                 f"the backward of {_name(layer)} (layer {layer.name}) {sentence}",
@@ -436,11 +447,13 @@ def centre(seen: Evidence) -> Iterator[Finding]:
         found = layer.measured
         if found is None or found.switch is None or found.at_switch is None or found.at_switch >= OFF_CENTRE:
             continue
+        site = layer.calls[0].site
+        line = f": `{site.source}` ({site})" if site.users and site.line else ""
         yield Finding(
             "surrogate-centre", "error" if found.at_switch < FAR_OFF else "warning", layer.name,
             f"the surrogate of layer {layer.name} ({_name(layer)}) has its largest derivative at {found.peak_at:.3g}, "
-            f"and spikes set in at {found.switch:.3g}: there it is {100 * found.at_switch:.3g}% of that",
-            {"spikes set in at": found.switch, "largest derivative at": found.peak_at,
+            f"and spikes set in at {found.switch:.3g}: there it is {100 * found.at_switch:.3g}% of that{line}",
+            {"line": str(site), "spikes set in at": found.switch, "largest derivative at": found.peak_at,
              "share of it where spikes set in": found.at_switch},
             f"take the derivative at v - threshold, not at v - {found.peak_at:.3g}" if abs(found.switch) > 1e-3 else
             "take the derivative at 0, the value of the argument at which spikes set in",
@@ -450,7 +463,7 @@ def centre(seen: Evidence) -> Iterator[Finding]:
 
 def window(seen: Evidence) -> Iterator[Finding]:
     """A surrogate so narrow that almost no neuron gets a gradient, or one that is 0 or not finite."""
-    for layer in seen.layers:
+    for layer in seen.layers if not any(True for _ in broken_values(seen)) else ():
         known = [one for one in layer.derivatives if one is not None]
         broken = sum(int((~torch.isfinite(one)).sum()) for one in known)
         share = layer.active_share
@@ -479,6 +492,37 @@ def window(seen: Evidence) -> Iterator[Finding]:
                 "widen the surrogate (a smaller slope or alpha), or bring potentials nearer to the threshold (larger "
                 "weights, batch norm, a lower threshold)", _look(layer), index=layer.index,
             )  # fmt: skip
+
+
+def broken_values(seen: Evidence) -> Iterator[Finding]:
+    """Parameters, potentials or a loss that are NaN or infinite before backward begins."""
+    for name, value in seen.network.named_parameters():
+        count = int((~torch.isfinite(value.detach())).sum())
+        if count:
+            owner = name.rpartition(".")[0]
+            yield Finding(
+                "not-finite", "error", owner or None,
+                f"{count} of the {value.numel():,} values of {name} are NaN or infinite",
+                {"parameter": name, "values": count}, "load or initialise it again; training has diverged, or a "
+                "checkpoint is broken", index=seen.index_of(owner),
+            )  # fmt: skip
+            return
+    for layer in seen.layers:
+        values = [call.potential.detach() for call in layer.calls if call.potential is not None]
+        calls = [i for i, one in enumerate(values) if one.is_floating_point() and not bool(torch.isfinite(one).all())]
+        if calls:
+            yield Finding(
+                "not-finite", "error", layer.name,
+                f"the potential of layer {layer.name} is NaN or infinite, from call {calls[0] + 1} of {len(values)} on",
+                {"calls": calls}, "look at what it is fed, and for divisions, logarithms and states that grow",
+                index=layer.index,
+            )  # fmt: skip
+            return
+    if not math.isfinite(seen.loss):
+        yield Finding(
+            "not-finite", "error", None, f"the loss is {seen.loss}, and all parameters and potentials are finite",
+            {"loss": str(seen.loss)}, "look for divisions and logarithms between the last layer and the loss",
+        )  # fmt: skip
 
 
 def _is_flat(seen: Evidence, layer: Layer) -> bool:

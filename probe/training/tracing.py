@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -40,6 +40,9 @@ CASTS = frozenset((
     "float", "double", "half", "bfloat16", "to", "type", "type_as", "where", "mul", "multiply", "__mul__", "__rmul__",
 ))  # fmt: skip
 """What makes spikes of a comparison."""
+SUMS = frozenset(
+    ("add", "sub", "subtract", "rsub", "__add__", "__radd__", "__sub__", "__rsub__", "__iadd__", "__isub__")
+)
 COPIES = frozenset(("tensor", "as_tensor", "new_tensor"))
 BY_FIRST = frozenset(("to", "type_as", "expand_as", "view_as", "reshape_as"))
 """Functions whose other operands give a shape, type or device, and no value."""
@@ -51,8 +54,11 @@ IN_PLACE = re.compile(r"(?!_).*[^_]_$|__i(add|sub|mul|truediv|div|pow)__$|__seti
 """Functions that change their first operand."""
 PROPERTIES = frozenset(("data", "T", "mT", "H", "mH", "real", "imag"))
 """Attributes of a tensor that are tensors made of it."""
+SWITCH = re.compile(r"(torch\.)?(no_grad\(\)|inference_mode\([^)]*\)|set_grad_enabled\([^)]*\))")
 MEANT_TO_SPIKE = re.compile(r"spik|fire|firing|heavis|surrog|neuron|lif|^if|if$|leaky|izhik", re.IGNORECASE)
 THRESHOLDS = re.compile(r"thresh|theta|v_?th(r|$)|^thr$", re.IGNORECASE)
+
+FLOATS = re.compile(r"\.dtype$|float|double|half", re.IGNORECASE)
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _TORCH = os.path.join(os.path.dirname(os.path.abspath(torch.__file__)), "")
@@ -87,6 +93,8 @@ class Site:
         return linecache.getline(self.file, self.line).strip()
 
     def __str__(self) -> str:
+        if not self.file:
+            return "no line of Python"
         inside = os.path.relpath(self.file)
         return f"{self.file if inside.startswith('..') else inside}:{self.line}"
 
@@ -158,6 +166,7 @@ class Spiking:
         trail: the lines between that of the user and this call, which tell firing from resetting.
         module: the neuron, where it makes spikes in compiled code; `potential` is then what it was fed.
         state: its potential after this call, after the reset; None where it is not shown.
+        fed: the weights that were used last before.
         arrived: gradient at `spikes`, and at `potential`, once backward has been there.
     """
 
@@ -176,6 +185,7 @@ class Spiking:
     trail: tuple[tuple[str, int], ...] = ()
     module: nn.Module | None = None
     state: Tensor | None = None
+    fed: str = ""
     arrived: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -186,9 +196,11 @@ class Spiking:
     def listen(self) -> None:
         """Keep the gradients that backward brings."""
 
-        def keep(name: str) -> Callable[[Tensor], None]:
-            def hook(gradient: Tensor) -> None:
-                self.arrived[name] = gradient.detach()
+        def keep(name: str) -> Callable[[Tensor | None], None]:
+            def hook(gradient: Tensor | None) -> None:
+                # A backward that returns None has the hooks of what it was given called with it.
+                if gradient is not None:
+                    self.arrived[name] = gradient.detach()
 
             return hook
 
@@ -221,6 +233,7 @@ class _Applied:
     trail: tuple[tuple[str, int], ...]
     frame: FrameType
     drive: int
+    fed: str
     latest: Tensor | None = None
 
 
@@ -250,7 +263,7 @@ class Follower(TorchFunctionMode):
         self.used = 0
         self.path: list[str] = [""]
         self.weighted = ""
-        self._before: list[int] = []
+        self._before: list[tuple[int, int]] = []
         self._parameters = {id(value): 1 << i for i, (_, value) in enumerate(network.named_parameters())}
         self.parameters = {name: 1 << i for i, (name, _) in enumerate(network.named_parameters())}
         self._bits = len(self.parameters)
@@ -301,7 +314,7 @@ class Follower(TorchFunctionMode):
         if name == "_set_grad_enabled":
             # What a Function switches off for its forward does not pass here.
             self._enabled = bool(args and args[0])
-            self._disabled_at = None if self._enabled else _site()
+            self._disabled_at = None if self._enabled else _switch()
         if name == "__get__":
             name = getattr(func.__self__, "__name__", "")
             if name not in PROPERTIES:
@@ -334,8 +347,8 @@ class Follower(TorchFunctionMode):
         elif reach and not any(one.requires_grad for one in made):
             cut = self._cut(self._kind(name, made[0], recording), name, reach, origin)
             self._mark(made, origin | cut.bit, 0)
-            if compared is not None and recording:
-                self._compare(cut, compared, origin)
+            if compared is not None:
+                self._compare(cut, compared, made[0], origin)
         else:
             if reach and name.removesuffix("_") in FLAT:
                 cut = self._cut("flat", name, reach, origin)
@@ -361,7 +374,7 @@ class Follower(TorchFunctionMode):
 
     def _cut(self, kind: str, operation: str, reach: int, origin: int) -> Cut:
         at = _site()
-        site = self._disabled_at if kind == "no_grad" and self._disabled_at is not None else at
+        site = (self._disabled_at or _inference() or at) if kind == "no_grad" else at
         cut = Cut(kind, operation, self.place(), site, reach, origin, self._new_bit(), at if at != site else None)
         self.cuts.append(cut)
         return cut
@@ -403,7 +416,7 @@ class Follower(TorchFunctionMode):
         nodes = [_node(one) for one in tensors_in(arguments) if one.requires_grad]
         applied = self._running = _Applied(
             frame.f_locals["cls"], arguments, self.place(), site, origin, reach, nodes, _trail(frame.f_back), frame,
-            self._drive,
+            self._drive, self.weighted,
         )  # fmt: skip
         # Without an input that requires grad there is no node to know its output by.
         if nodes:
@@ -440,7 +453,7 @@ class Follower(TorchFunctionMode):
         call = Spiking(
             applied.place, applied.site, potential, spikes, applied.function, applied.arguments, which,
             origin=applied.origin, drive=applied.drive, smooth=spike_height(spikes) is None,
-            version=potential._version if potential is not None else 0, trail=applied.trail,
+            version=potential._version if potential is not None else 0, trail=applied.trail, fed=applied.fed,
         )  # fmt: skip
         call.listen()
         (self.functions if call.smooth else self.calls).append(call)
@@ -448,11 +461,11 @@ class Follower(TorchFunctionMode):
 
     # ---------------------------------------------------------------------------------------------- comparisons
 
-    def _compare(self, cut: Cut, potential: Tensor, origin: int) -> None:
+    def _compare(self, cut: Cut, potential: Tensor, fired: Tensor, origin: int) -> None:
         """What was compared, until its spikes are seen."""
         call = Spiking(
-            cut.place, cut.site, potential, potential, origin=origin, drive=self._drive, cut=cut.bit,
-            version=potential._version, trail=_trail(sys._getframe(2)),
+            cut.place, cut.site, potential, fired, origin=origin, drive=self._drive, cut=cut.bit,
+            version=potential._version, trail=_trail(sys._getframe(2)), fed=self.weighted,
         )  # fmt: skip
         self._compared[cut.bit] = call
 
@@ -460,7 +473,7 @@ class Follower(TorchFunctionMode):
         """Spikes that a function with derivative 0 gives."""
         if cut.place.layer and spikes.shape == potential.shape and spike_height(spikes) is not None:
             call = Spiking(cut.place, cut.site, potential, spikes, origin=cut.origin, drive=self._drive, cut=cut.bit,
-                           version=potential._version)  # fmt: skip
+                           version=potential._version, fed=self.weighted)  # fmt: skip
             self.calls.append(call)
 
     def _look(self, name: str, operands: list[Tensor], made: list[Tensor], origin: int) -> None:
@@ -473,10 +486,23 @@ class Follower(TorchFunctionMode):
                 found.spikes = made[0]
                 self.calls.append(found)
                 found.listen()
+        if name in SUMS and made and made[0].requires_grad:
+            self._straight_through(made[0], origin)
         if IN_PLACE.match(name) and operands and operands[0].requires_grad:
             self.changes.setdefault(_site(), (self.place(), tuple(operands[0].shape)))
         if name.removesuffix("_") in SQUASHING and made and made[0].ndim > 1:
             self.squashes.append(Squash(name, self.place(), _site(), made[0].detach()))
+
+    def _straight_through(self, total: Tensor, origin: int) -> None:
+        """A sum that has the values of the spikes and a gradient beside: s + (spikes − s).detach()."""
+        for call in [*reversed(self._compared.values()), *reversed(self.calls[-8:])]:
+            fits = call.function is None and origin & call.cut and not call.spikes.requires_grad
+            if fits and call.spikes.shape == total.shape and _alike(call.spikes, total):
+                if self._compared.pop(call.cut, None) is not None:
+                    self.calls.append(call)
+                call.spikes = total
+                call.listen()
+                return
 
     def _latest(self, origin: int) -> Spiking | None:
         """The latest comparison that something rests on."""
@@ -490,30 +516,35 @@ class Follower(TorchFunctionMode):
     def enter(self, name: str) -> None:
         """A module's forward begins."""
         self.path.append(name)
-        self._before.append(len(self.calls) + len(self.functions))
+        self._before.append((len(self.calls) + len(self.functions), len(self.cuts)))
 
     def leave(self, name: str, args: Any, output: Any) -> None:
         """It ends: what it gave, and whether a comparison in it was given a gradient by a detour."""
         if self._enabled:
             self._finish()
+        given = list(tensors_in(args))
+        calls, cuts = self._before.pop()
+        inside = [one for one in self.cuts[cuts:] if one.place.module == name and one.origin]
         tensors = list(tensors_in(output))
         self.outputs[name] = [one.detach() for one in tensors]
-        given = list(tensors_in(args))
         for tensor in tensors:
             self._meet(tensor)
             if tensor not in self._origin:
-                # Made where no function of torch is seen, as in compiled code.
+                # Made where no function of torch is seen, as in compiled code or by numpy.
                 rests = [*given, *self.modules[name].parameters()]
                 origin = reach = 0
                 for one in rests:
                     origin, reach = origin | self.origin(one), reach | self.reach(one)
+                if reach and not tensor.requires_grad:
+                    cut = inside[-1] if inside else self._cut("leaves torch", "", reach, origin)
+                    origin, reach = origin | cut.origin | cut.bit, 0
                 self._mark(tensor, origin, reach)
             self._detour(name, tensor)
         if self._has_weights[name] and not any(True for _ in self.modules[name].children()):
             self.weighted, self._drive = name, self._new_bit()
             for tensor in tensors:
                 self._origin[tensor] = self.origin(tensor) | self._drive
-        if len(self.calls) + len(self.functions) == self._before.pop():
+        if len(self.calls) + len(self.functions) == calls:
             self._opaque(name, given, tensors)
         self.path.pop()
 
@@ -530,7 +561,7 @@ class Follower(TorchFunctionMode):
         v = getattr(module, "v", None)
         call = Spiking(
             self.place(), _site(), fed if fed.requires_grad else None, fitting[0], version=fed._version, module=module,
-            state=v.detach().clone() if isinstance(v, Tensor) else None,
+            state=v.detach().clone() if isinstance(v, Tensor) else None, fed=self.weighted,
         )  # fmt: skip
         call.listen()
         self.calls.append(call)
@@ -585,6 +616,11 @@ def meant_to_spike(module: nn.Module) -> bool:
     return bool(names) or bool(MEANT_TO_SPIKE.search(type(module).__name__))
 
 
+def _alike(spikes: Tensor, total: Tensor) -> bool:
+    """The same numbers but for rounding; of one dtype or not."""
+    return total.is_floating_point() and torch.allclose(spikes.detach().to(total.dtype), total.detach(), atol=1e-3)
+
+
 def _node(tensor: Tensor) -> Any:
     """Autograd's node that gets a tensor's gradient."""
     if tensor.grad_fn is not None:
@@ -623,6 +659,51 @@ def _site(frame: FrameType | None = None) -> Site:
     return Site("", 0, "") if other is None else Site(other.f_code.co_filename, other.f_lineno, other.f_code.co_name)
 
 
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """From a frame up to where probe calls the network."""
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
+        yield frame
+        frame = frame.f_back
+
+
+def _switch() -> Site:
+    """Where autograd is switched off: a line, or that of the decorator of a function."""
+    for frame in _frames(sys._getframe(1)):
+        if _is_users(frame.f_code.co_filename):
+            break
+        if frame.f_code.co_name == "decorate_context" and "func" in frame.f_locals:
+            code = getattr(frame.f_locals["func"], "__code__", None)
+            if code is not None:
+                return _named(code, def_line(code)) or Site(code.co_filename, def_line(code), code.co_name)
+    return _site()
+
+
+def _inference() -> Site | None:
+    """The line of the torch.inference_mode that is on, which no function of torch shows; None where it is not seen."""
+    if not torch.is_inference_mode_enabled():
+        return None
+    users = (frame for frame in _frames(sys._getframe(1)) if _is_users(frame.f_code.co_filename))
+    return next((site for frame in users if (site := _named(frame.f_code, frame.f_lineno))), None)
+
+
+def _named(code: CodeType, last: int) -> Site | None:
+    """The last line of a function, from its decorators down to one line, that names a switch of autograd."""
+    for line in range(last, code.co_firstlineno - 1, -1):
+        if SWITCH.search(linecache.getline(code.co_filename, line)):
+            return Site(code.co_filename, line, code.co_name)
+    return None
+
+
+def def_line(code: CodeType) -> int:
+    """The line of a function's `def`, which comes after its decorators."""
+    for line in range(code.co_firstlineno, code.co_firstlineno + 20):
+        if re.match(r"\s*(async\s+)?def\s", linecache.getline(code.co_filename, line)):
+            return line
+    return code.co_firstlineno
+
+
 def spike_height(values: Tensor) -> float | None:
     """The output for one spike, 0 where there is none, None where the values are no whole numbers of spikes.
 
@@ -646,7 +727,10 @@ def spike_height(values: Tensor) -> float | None:
 
 
 def rewritten(source: str, spike: str = "spike") -> str:
-    """A line with its comparison, cast to numbers, as a call of a spiking function of the difference; or empty.
+    """A line whose value is a comparison cast to 0 and 1, with a spiking function of the difference; else empty.
+
+    Only where the line then does the same: the comparison and its cast are all of what is assigned to one name or
+    returned.
 
     >>> rewritten("return (v >= self.threshold).float()")
     'return spike(v - self.threshold)'
@@ -657,46 +741,66 @@ def rewritten(source: str, spike: str = "spike") -> str:
         return ""
     if len(tree.body) != 1:
         return ""
-    changed = _Rewriter(spike)
-    result = ast.unparse(changed.visit(tree))
-    return result if changed.done else ""
+    statement = tree.body[0]
+    if isinstance(statement, ast.Assign):
+        if len(statement.targets) != 1 or not isinstance(statement.targets[0], ast.Name | ast.Attribute):
+            return ""
+    elif not isinstance(statement, ast.Return) or statement.value is None:
+        return ""
+    found = _difference(statement.value)
+    if found is None:
+        return ""
+    statement.value = ast.Call(ast.Name(spike), [found], [])
+    return ast.unparse(statement)
 
 
-class _Rewriter(ast.NodeTransformer):
-    """The first comparison, with the cast around it, or the first sign or heaviside, becomes a call."""
+def _difference(node: Any) -> ast.expr | None:
+    """What spikes where it is above 0, of a comparison that is cast to 0 and 1."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        for one, other in ((node.left, node.right), (node.right, node.left)):
+            if _is_number(other, 1):
+                return _compared(one)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.keywords:
+        return None
+    name, of, given = node.func.attr, node.func.value, node.args
+    if name == "heaviside" and len(given) == 2:
+        return given[0]
+    if name == "where" and len(given) == 3:
+        found = _compared(given[0])
+        if found is not None and _is_number(given[1], 0) and _is_number(given[2], 1):
+            return ast.BinOp(found.right, ast.Sub(), found.left) if isinstance(found, ast.BinOp) else None
+        return found if _is_number(given[1], 1) and _is_number(given[2], 0) else None
+    found = _compared(of)
+    if found is None or len(given) > 1:
+        return None
+    if not given:
+        return found if name in ("float", "double", "half", "bfloat16") else None
+    of_v = ast.unparse(given[0]) in (ast.unparse(one) for one in ast.walk(of) if isinstance(one, ast.expr))
+    return found if name in ("to", "type", "type_as") and (of_v or FLOATS.search(ast.unparse(given[0]))) else None
 
-    def __init__(self, spike: str) -> None:
-        self.spike, self.done = spike, False
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """`(a >= b).float()`, `torch.where(a >= b, 1.0, 0.0)`, `torch.sign(x)`."""
-        function = node.func
-        name = function.attr if isinstance(function, ast.Attribute) else ""
-        if name in CASTS and isinstance(function, ast.Attribute) and self._compares(function.value):
-            return self.visit(function.value)  # type: ignore[no-any-return]
-        if name == "where" and node.args and self._compares(node.args[0]):
-            return self.visit(node.args[0])  # type: ignore[no-any-return]
-        if name in FLAT and node.args and not self.done:
-            self.done = True
-            return ast.Call(ast.Name(self.spike), [node.args[0]], [])
-        if name in ("gt", "ge", "greater", "greater_equal") and len(node.args) == 2 and not self.done:
-            return self._call(*node.args)
-        return self.generic_visit(node)
+def _compared(node: ast.AST) -> ast.expr | None:
+    """`a - b` of `a > b`, `b < a`, `torch.gt(a, b)` and `a.gt(b)`."""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        above, below = node.left, node.comparators[0]
+        if isinstance(node.ops[0], ast.Lt | ast.LtE):
+            above, below = below, above
+        elif not isinstance(node.ops[0], ast.Gt | ast.GtE):
+            return None
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if node.func.attr not in ("gt", "ge", "greater", "greater_equal") or node.keywords:
+            return None
+        both = node.args if len(node.args) == 2 else [node.func.value, *node.args]
+        if len(both) != 2:
+            return None
+        above, below = both
+    else:
+        return None
+    return above if _is_number(below, 0) else ast.BinOp(above, ast.Sub(), below)
 
-    def _compares(self, node: ast.AST) -> bool:
-        name = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
-        return isinstance(node, ast.Compare) or name in ("gt", "ge", "greater", "greater_equal")
 
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        """`a >= b` and `b < a`."""
-        if self.done or len(node.ops) != 1:
-            return node
-        left, right = node.left, node.comparators[0]
-        if isinstance(node.ops[0], ast.Gt | ast.GtE):
-            return self._call(left, right)
-        return self._call(right, left) if isinstance(node.ops[0], ast.Lt | ast.LtE) else node
-
-    def _call(self, above: ast.expr, below: ast.expr) -> ast.Call:
-        self.done = True
-        zero = isinstance(below, ast.Constant) and below.value == 0
-        return ast.Call(ast.Name(self.spike), [above if zero else ast.BinOp(above, ast.Sub(), below)], [])
+def _is_number(node: ast.AST, number: int) -> bool:
+    """0 or 1, or a tensor of them like another."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr == ("zeros_like", "ones_like")[number]
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value == number
