@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from probe.diagnosing import is_recording
 from probe.diagnosis import CHECKS
 from probe.diagnosis.findings import SEVERITIES, Finding
 from probe.diagnosis.networks import FAULTS, LIVE
-from probe.errors import ProbeError
+from probe.errors import Interrupted, ProbeError
 from tests import paper_models
 from tests.conftest import ROOT
 from tests.faults import models
@@ -102,7 +103,7 @@ def test_the_object_that_json_prints(run: Run, nets: Path) -> None:
     assert found["schema"] == "probe-diagnose/1"
     assert (found["model"], found["samples"], found["timesteps"], found["layers"]) == ("nets.py:dropout", 16, 4, 6)
     assert found["complete"]
-    assert found["checks"] == [*CHECKS, *(name for name in LIVE if name != "batch-dependent")]
+    assert found["checks"] == [*CHECKS, *(name for name, check in LIVE.items() if not check.repeatable)]
     ranks = [SEVERITIES.index(one["severity"]) for one in found["findings"]]
     assert ranks == sorted(ranks)
     for one in found["findings"]:
@@ -119,6 +120,31 @@ def test_the_object_that_json_prints(run: Run, nets: Path) -> None:
 def captured(run: Run) -> str:
     assert run("capture", "--samples", 16, "-o", "r.h5").exit_code == 0
     return "r.h5"
+
+
+def test_a_full_disk_behind_stdout() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "probe", "diagnose", "zoo:digits", "--samples", "10", "-T", "4"], stdout=full,
+            stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if "%" not in line and line] == [
+        "probe: the output cannot be written: no space left on device"
+    ]
+
+
+def test_what_is_said_when_it_is_stopped(tmp_path: Path) -> None:
+    def stop(done: int, _of: int) -> None:
+        if done == 8:
+            signal.raise_signal(signal.SIGINT)
+
+    options = {"data": "digits", "samples": 16, "timesteps": 4, "batch_size": 8, "progress": stop}
+    with pytest.raises(Interrupted, match="nothing is kept of 8 of 16 samples") as stopped:
+        probe.diagnose("zoo:digits", **options)
+    assert "/" not in str(stopped.value)
+    with pytest.raises(Interrupted, match=r"kept\.h5 holds 8 of 16 samples"):
+        probe.diagnose("zoo:digits", **options, keep=tmp_path / "kept.h5")
 
 
 def test_fail_on(run: Run, nets: Path) -> None:

@@ -6,6 +6,7 @@ input is at fault; 3 an error of ours; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -83,11 +84,22 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             complain("interrupted")
             return EXIT_INTERRUPTED
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                return _ours(error)
+            # What stdout still holds must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            complain(f"{error.filename or 'the output'} cannot be written: no space left on device")
+            return EXIT_INPUT
         except Exception as error:
-            traceback.print_exc()
-            name = type(error).__name__
-            complain(f"this is an error of probe itself ({name}), please report it with the lines above")
-            return EXIT_OURS
+            return _ours(error)
+
+
+def _ours(error: Exception) -> int:
+    """What is nobody else's fault, with all that helps to find it."""
+    traceback.print_exc()
+    complain(f"this is an error of probe itself ({type(error).__name__}), please report it with the lines above")
+    return EXIT_OURS
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe.diagnosis import dynamics, health, samples, scaling, sources, thresholds
-from probe.diagnosis.findings import Finding, as_json, worst_first
+from probe.diagnosis.findings import Finding, as_json, reaches, worst_first
 from probe.recording import Recording
 
 
@@ -28,6 +28,8 @@ class Check:
     summary: str
 
 
+UNEXPLAINED = "unexplained-loss"
+"""Told only where nothing above a note explains it."""
 CHECKS: dict[str, Check] = {
     "mispaired-samples": Check(samples.mispaired_samples, "the ANN of one sample beside the SNN of another"),
     "preprocessing": Check(samples.preprocessing, "the two networks are fed differently prepared samples"),
@@ -51,7 +53,9 @@ CHECKS: dict[str, Check] = {
     "grid": Check(sources.grids, "L and T on different grids, and what each t costs"),
     "own-error": Check(sources.own_error, "a layer whose error is mostly its own, of which kind, and the remedy"),
     "inherited-error": Check(sources.inherited_error, "layers that inherit their error, and where it starts"),
+    "head": Check(sources.head, "logits that differ by more than what reaches them: other weights behind the layers"),
     "falling-accuracy": Check(sources.falling_accuracy, "accuracy that falls again as T grows"),
+    UNEXPLAINED: Check(sources.unexplained_loss, "accuracy that is lost, and nothing else to say why"),
 }
 """Name -> check."""
 
@@ -59,7 +63,14 @@ CHECKS: dict[str, Check] = {
 def findings_of(recording: Recording, checks: Mapping[str, Check] | None = None) -> list[Finding]:
     """What the checks find in a recording, worst first."""
     found = [one for check in (CHECKS if checks is None else checks).values() for one in check.run(recording)]
-    return worst_first(found)
+    return worst_first(explained(found))
+
+
+def explained(findings: Iterable[Finding]) -> list[Finding]:
+    """Without the loss that nothing explains, where something does."""
+    found = list(findings)
+    others = [one for one in found if one.check != UNEXPLAINED]
+    return others if reaches(others, "warning") else found
 
 
 def told(recording: Recording, findings: Iterable[Finding]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.analysis import right_answers, statistics_at
-from probe.attribution import summarise, why_not_even
+from probe.attribution import Statistics, summarise, why_not_even
+from probe.attribution.analog import from_limbs
 from probe.attribution.common import PIECES
 from probe.recording import Layer, Recording
 
@@ -26,12 +27,13 @@ LOOKED_AT = 256
 
 
 def paste(recording: Recording, command: str, layer: Layer | None = None, picture: str = "") -> str:
-    """A command to paste: `probe COMMAND FILE --layer L -o PICTURE-layerL.png`."""
+    """A command to paste: `probe COMMAND FILE --layer L -o PICTURE-layerL.png --overwrite`."""
     parts = ["probe", *command.split(), shlex.quote(str(recording.path))]
     if layer is not None:
         parts += ["--layer", str(layer.index)]
     if picture:
-        parts += ["-o", f"{picture}{'' if layer is None else f'-layer{layer.index}'}.png"]
+        # Pasted twice, it replaces its own picture.
+        parts += ["-o", f"{picture}{'' if layer is None else f'-layer{layer.index}'}.png", "--overwrite"]
     return " ".join(parts)
 
 
@@ -100,6 +102,13 @@ class Shares(NamedTuple):
     """Piece -> its signed share."""
     piece: dict[str, float]
     """Piece -> its mean square, in θ²."""
+    activation: float
+    """The mean square of a, in θ²."""
+
+    @property
+    def relative(self) -> float:
+        """The error as a share of the activation, both as mean squares; 0 where nothing is active."""
+        return self.mean_square / self.activation if self.activation else 0.0
 
     @property
     def own(self) -> float:
@@ -120,7 +129,15 @@ def shares_at(layer: Layer, timestep: int) -> Shares | None:
         float(found["total"]["mean_square"]),
         {name: float(found[name]["share"] or 0) for name in PIECES},
         {name: float(found[name]["mean_square"]) for name in PIECES},
+        _activation(statistics, layer.levels),
     )
+
+
+def _activation(statistics: Statistics, levels: int | None) -> float:
+    """The mean of (a/θ)²: Σk² is kept with levels, and Σ(a/θ)², in limbs, without."""
+    number = int(statistics.cases.sum())
+    total = from_limbs(statistics.sums[3]) if levels is None else float(statistics.sums[3]) / levels**2
+    return total / number if number else 0.0
 
 
 def theta_of(layer: Layer) -> Doubles:

@@ -16,6 +16,8 @@ AWAKE = 0.1
 of the ANN's activation; less is lost in unevenness now and then."""
 FULL = 0.95
 """And one that fires at every t is meant to where the ANN's mean activation is above this."""
+ENOUGH = 5
+"""Samples from which on a channel that is silent, or full, in all of them says something."""
 LOUD = 0.5
 """A layer of which this share of neurons fires at every t of every sample passes on little."""
 
@@ -130,6 +132,11 @@ def _layer_is_meant(layer: Layer) -> float | None:
     return float(phi - coding.moment(statistics, 0) / count)
 
 
+def _least(layer: Layer) -> int:
+    """How many channels mean something: in a flat layer one is a single neuron."""
+    return 1 if layer.neurons > layer.shape[0] else max(2, layer.neurons // 20)
+
+
 def silent(recording: Recording) -> Iterator[Finding]:
     """Layers and channels that never fire, where the ANN's are active or there is none."""
     for layer in recording.layers:
@@ -150,7 +157,10 @@ def silent(recording: Recording) -> Iterator[Finding]:
             )  # fmt: skip
             return
         channels = _meant(layer)
-        if channels is not None and (wrong := dead & (channels.spikes > AWAKE)).any():
+        if channels is None or recording.samples < ENOUGH:
+            continue
+        wrong = dead & (channels.spikes > AWAKE)
+        if int(wrong.sum()) >= _least(layer):
             yield Finding(
                 "silent", "warning", layer.name,
                 f"{int(wrong.sum())} of {len(dead)} channels never fire, and are active in the ANN",
@@ -166,16 +176,14 @@ def saturated(recording: Recording) -> Iterator[Finding]:
     most = recording.samples * recording.timesteps
     for layer in recording.layers:
         full = layer.spikes_per_neuron >= most
-        if layer.info.graded or not full.any():
+        if layer.info.graded or not full.any() or recording.samples < ENOUGH:
             continue
-        size = layer.neurons // layer.shape[0]
-        always = _by_channel(layer, full) == size
+        always = _by_channel(layer, full) == layer.neurons // layer.shape[0]
         share, meant = float(full.mean()), _meant(layer)
         in_ann = _layer_is_meant(layer)
         wrong = always & (meant.activation < FULL) if meant is not None else np.zeros_like(always)
         whole = share >= LOUD and (in_ann is None or in_ann < share * FULL)
-        # In a flat layer a channel is a single neuron, and one of them means little.
-        if not whole and int(wrong.sum()) < (1 if size > 1 else max(2, len(always) // 20)):
+        if not whole and int(wrong.sum()) < _least(layer):
             continue
         evidence = {"saturated_neurons": share, "saturated_channels": int(always.sum()), "channels": len(always)}
         if meant is not None and wrong.any():

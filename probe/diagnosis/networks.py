@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from probe.data import DataSet
-from probe.diagnosis import CHECKS, findings_of, told
+from probe.diagnosis import CHECKS, explained, findings_of, told
 from probe.diagnosis.findings import Finding, as_json, worst_first
-from probe.errors import ProbeError
+from probe.errors import Interrupted, ProbeError
 from probe.families import LayerPair, Subject, time_first
 from probe.prepare import Adapted, Prepared, Source, adapted
 from probe.recording import open_recording
@@ -83,14 +83,14 @@ class Seen:
         logits: of each timestep, (sample, class); one for the ANN.
         drew: random numbers were drawn.
         draws: the functions that drew them and the modules in which they did.
-        called: paths of the modules that were called.
+        called: paths of the modules that were called, in that order.
     """
 
     layers: dict[str, list[Tensor]] = field(default_factory=dict)
     logits: list[Tensor] = field(default_factory=list)
     drew: bool = False
     draws: dict[tuple[str, str], None] = field(default_factory=dict)
-    called: set[str] = field(default_factory=set)
+    called: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ class Live:
         self.other = prepared.load(chosen[-half:])
         """Another batch of that size; the same where there is one sample only."""
         self.kinds = ("ANN", "SNN") if self.subject.ann is not None else ("SNN",)
+        self.stopped: tuple[str, str] | None = None
+        """The network, and the path of the innermost module, that the latest run could not leave."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -171,12 +173,16 @@ class Live:
                     stack.callback(module.register_forward_hook(hook).remove)
             before = _states()
             stack.enter_context(listener)
+            stack.callback(self._note_stop, kind, listener)
             if kind == "ANN":
                 seen.logits = [self.subject.run_ann(x.clone())]
             else:
                 seen.logits = [one for one in self.subject.run_snn(x.clone(), self.timesteps) if one is not None]
             seen.drew = _states() != before
         return seen
+
+    def _note_stop(self, kind: str, listener: _Draws) -> None:
+        self.stopped = (kind, listener.path[-1]) if listener.path[-1] else None
 
     def _note(
         self, kind: str, pair: LayerPair, samples: int, layers: dict[str, list[Tensor]], _module: Any, _args: Any,
@@ -260,7 +266,7 @@ class _Draws(TorchFunctionMode):
 
 def _enter(listener: _Draws, seen: Seen, name: str, _module: nn.Module, _args: Any) -> None:
     listener.path.append(name)
-    seen.called.add(name)
+    seen.called[name] = None
 
 
 def _leave(listener: _Draws, _module: nn.Module, _args: Any, _output: Any) -> None:
@@ -373,6 +379,9 @@ def mixing(live: Live) -> Iterator[Finding]:
     """Outputs that depend on the other samples of the batch: batch norm by the batch, or time and batch mixed up."""
     for kind in live.kinds:
         together = live.run(kind, live.x)
+        if not all(bool(one.isfinite().all()) for one in together.logits):
+            # NaN is unlike itself, and becomes any number of spikes.
+            return
         number = min(ALONE, len(live.x))
         runs = [live.run(kind, live.x[i : i + 1]) for i in range(number)]
         alone = Seen(
@@ -400,6 +409,103 @@ def mixing(live: Live) -> Iterator[Finding]:
             look=_plot(live, "phi", found.layer),
         )  # fmt: skip
         return
+
+
+FEW_BLOCKS = 0.5
+"""Weights differ by a fault if fewer than this share of the blocks between spiking layers have other ones: a conversion
+that folds batch norm or θ into weights changes all."""
+CLOSER = 0.9
+"""And if with the ANN's weights the mean square error of the SNN's logits is this many times as large, or less; where
+it stays about the same, they are worth a note."""
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A parameter or buffer that both networks have, with other values.
+
+    Attributes:
+        name: its path.
+        block: the place in the order of the spiking layer before which it acts; their number behind the last.
+        largest: the largest difference.
+    """
+
+    name: str
+    block: int
+    largest: float
+
+
+def _blocks(live: Live) -> dict[str, int]:
+    """Path of a module of the SNN that was called -> the place of the spiking layer that comes next."""
+    entries = [{id(pair.entry or pair.snn), id(pair.snn)} for pair in live.pairs]
+    found, block, modules = {}, 0, dict(live.network("SNN").named_modules())
+    for name in live.run("SNN", live.x).called:
+        if block < len(entries) and id(modules[name]) in entries[block]:
+            block += 1
+        found[name] = block
+    return found
+
+
+def _shared(live: Live) -> dict[str, tuple[Tensor, Tensor]]:
+    """Path -> the ANN's and the SNN's parameter or buffer of that name and shape, outside activations."""
+    inside = {id(one) for pair in live.pairs for outer in (pair.ann, pair.snn, pair.entry) if outer is not None
+              for module in outer.modules() for one in (*module.parameters(False), *module.buffers(False))}  # fmt: skip
+    networks = [live.network(kind) for kind in ("ANN", "SNN")]
+    # What is not kept in a checkpoint is a state.
+    kept = set(networks[1].state_dict())
+    ann, snn = ({**dict(one.named_parameters()), **dict(one.named_buffers())} for one in networks)
+    return {
+        name: (one, snn[name]) for name, one in ann.items()
+        if name in snn and name in kept and one is not snn[name] and one.shape == snn[name].shape
+        and (one.dtype, one.device) == (snn[name].dtype, snn[name].device) and one.is_floating_point()
+        and not {id(one), id(snn[name])} & inside
+    }  # fmt: skip
+
+
+def _distance(live: Live) -> float:
+    """The mean square of the SNN's mean logits less the ANN's."""
+    ann, snn = live.run("ANN", live.x).logits[0], live.run("SNN", live.x).logits
+    return float((torch.stack(snn).double().mean(0) - ann.double()).square().mean())
+
+
+def weights(live: Live) -> Iterator[Finding]:
+    """Weights, biases or batch norm that are not the ANN's, in a few places of an SNN that has the others of it."""
+    if not live.fitted or len(live.kinds) < 2 or live.network("ANN") is live.network("SNN"):
+        return
+    shared = _shared(live)
+    apart = {name for name, (one, other) in shared.items() if not torch.equal(one, other)}
+    if not apart:
+        return
+    blocks = _blocks(live)
+    of = {name: blocks[module] for name in shared if (module := name.rpartition(".")[0]) in blocks}
+    others = [_Other(name, of[name], float((shared[name][0] - shared[name][1]).abs().max()))
+              for name in shared if name in apart and name in of]  # fmt: skip
+    changed = {one.block for one in others}
+    if not others or len(changed) >= FEW_BLOCKS * len(set(of.values())):
+        return
+    before, kept = _distance(live), {name: shared[name][1].detach().clone() for name in apart}
+    try:
+        for name in apart:
+            shared[name][1].copy_(shared[name][0])
+        after = _distance(live)
+    finally:
+        for name, values in kept.items():
+            shared[name][1].copy_(values)
+    # Weights that are meant to differ, with batch norm or θ in them, compute the same, or come closer as they are.
+    if not after <= before / CLOSER or abs(after - before) <= SAME_VALUE * before:
+        return
+    first = min(others, key=lambda one: one.block)
+    largest = max((one for one in others if one.block == first.block), key=lambda one: one.largest)
+    pair = live.pairs[first.block] if first.block < len(live.pairs) else None
+    place = f"before layer {pair.name}" if pair is not None else "behind the last layer"
+    names = [one.name for one in others]
+    yield _finding(
+        live, "weights-differ", "error" if after <= CLOSER * before else "note", None if pair is None else pair.name,
+        f"{largest.name}, {place}, is not the ANN's in the SNN, and most other weights are",
+        evidence={"largest_difference": largest.largest, "parameters": names, "of_parameters": len(shared),
+                  "logits_mean_square": before, "logits_mean_square_with_the_weights_of_the_ann": after},
+        advice="load one checkpoint into both networks, after the last change of either",
+        look=_plot(live, "phi", None if pair is None else pair.name),
+    )  # fmt: skip
 
 
 def _lacks_statistics(module: nn.Module) -> bool:
@@ -435,14 +541,14 @@ def spiking(live: Live) -> Iterator[Finding]:
 def unused(live: Live) -> Iterator[Finding]:
     """Modules with weights that a forward passes by."""
     called = {kind: live.run(kind, live.x).called for kind in live.kinds}
-    everywhere = set().union(*called.values())
+    everywhere = {name for names in called.values() for name in names}
     main = live.network(live.kinds[0])
     inside = {id(module) for pair in live.pairs for outer in (pair.ann, pair.snn) if outer is not None
               for module in outer.modules()}  # fmt: skip
     weighted = [name for name, module in main.named_modules()
                 if id(module) not in inside and any(True for _ in module.parameters(recurse=False))]  # fmt: skip
     of_snn = {name for name, _ in live.network("SNN").named_modules()}
-    skipped = [name for name in weighted if name in called[live.kinds[0]] and name in of_snn - called["SNN"]]
+    skipped = [name for name in weighted if name in called[live.kinds[0]] and name in of_snn - called["SNN"].keys()]
     if skipped:
         yield Finding(
             "skipped", "warning", None,
@@ -462,6 +568,7 @@ LIVE: dict[str, LiveCheck] = {
     "not-reset": LiveCheck(remembering, "state that outlives a reset"),
     "batch-dependent": LiveCheck(mixing, "outputs that depend on the other samples of a batch", repeatable=True),
     "spikes": LiveCheck(spiking, "outputs that are no spikes of height θ"),
+    "weights-differ": LiveCheck(weights, "single weights of the SNN that are not the ANN's", repeatable=True),
     "unused": LiveCheck(unused, "modules with weights that a forward passes by"),
 }
 """Name -> live check."""
@@ -481,8 +588,38 @@ def live_findings(live: Live) -> tuple[list[Finding], list[str]]:
             except ProbeError as error:
                 if not error.fault:
                     raise
-                found.append(of_refusal(error, live.index))
+                found.append(_left_over(live, error) or of_refusal(error, live.index))
     return found, ran
+
+
+def _left_over(live: Live, error: ProbeError) -> Finding | None:
+    """A run that stops though one sample was run before: a module has kept a state of that size; None if none has."""
+    if error.fault != "not-runnable" or not live.fitted or live.stopped is None:
+        return None
+    kind, path = live.stopped
+    module = live.network(kind).get_submodule(path)
+    pair = next((one for one in live.pairs
+                 for outer in ((one.snn, one.entry) if kind == "SNN" else (one.ann,)) if outer is not None
+                 and any(part is module for part in outer.modules())), None)  # fmt: skip
+    if (pair is None or kind == "ANN") and not any(_of_one_sample(part) for part in module.modules()):
+        return None
+    name = path if pair is None else pair.name
+    return _finding(
+        live, "not-reset", "error", name,
+        f"{path} of the {kind} runs one sample, and then no batch of {len(live.x)}: it goes on with the state that the "
+        f"one has left, though the network was reset ({error.got.split(': ', 1)[-1]})",
+        evidence={"samples_before": 1, "samples": len(live.x), "module": path},
+        advice="forget v (and counters, masks, traces) of that module in what resets the network before each batch: "
+        "its reset(), functional.reset_net, or reset= of a probe.Subject",
+        look=_plot(live, "residual", name),
+    )  # fmt: skip
+
+
+def _of_one_sample(module: nn.Module) -> bool:
+    """It keeps a tensor that is no weight and has room for one sample."""
+    kept = [*vars(module).values(), *module.buffers(False), *getattr(module, "_memories", {}).values()]
+    return any(isinstance(one, Tensor) and not isinstance(one, nn.Parameter) and one.ndim > 1 and len(one) == 1
+               for one in kept)  # fmt: skip
 
 
 def of_refusal(error: ProbeError, index: Mapping[str, int] | None = None) -> Finding:
@@ -552,7 +689,12 @@ def diagnose_model(
                 "model": prepared.name, "timesteps": prepared.timesteps, "layers": len(prepared.subject.layers),
                 "notes": list(prepared.notes),
             }  # fmt: skip
-        refusal = None if planned is None else _refusal(planned, progress)
+        try:
+            refusal = None if planned is None else _refusal(planned, progress)
+        except Interrupted as stopped:
+            if keep is not None:
+                raise
+            raise Interrupted(f"stopped: nothing is kept of {_done(stopped)}, with --keep FILE it is") from None
         if refusal is not None and not (refusal.check == "not-runnable" and _says(found, "not-reset")):
             # What stops the capture comes first; that a state of another batch's size does is known then.
             found = [refusal, *(one for one in found if (one.check, one.layer) != (refusal.check, refusal.layer))]
@@ -562,11 +704,20 @@ def diagnose_model(
                 _add(found, findings_of(recording))
                 result |= told(recording, []) | {"file": None if keep is None else str(path)}
             result["checks"] = [*CHECKS, *result["checks"]]
+        if _says(found, "not-finite"):
+            # NaN is unlike itself.
+            found = [one for one in found if one.check != "batch-dependent"]
+        found = explained(found)
         lines = _Lines(source, record, batch_size, path, kept=keep is not None, recorded=recorded)
         result["findings"] = [
             as_json(replace(one, look=lines.look(one, runs=planned is not None))) for one in worst_first(found)
         ]
     return result
+
+
+def _done(stopped: Interrupted) -> str:
+    """As in `50 of 100 samples`."""
+    return str(stopped).rpartition(" holds ")[2]
 
 
 def _with_fault(error: ProbeError) -> ProbeError:

@@ -32,14 +32,17 @@ class Fed(NamedTuple):
     differing: int
     exchanged: int
     """Of these, how many were fed to the ANN as another sample."""
+    reordered: bool
+    """Both networks were fed the same samples in all."""
 
 
 def fed(recording: Recording) -> Fed:
-    """Compare the hashes of what ANN and SNN were fed; a sample that occurs twice is exchanged twice at most."""
+    """Compare the hashes of what ANN and SNN were fed; one sample may stand in for several."""
     ann, snn = recording.digests
     apart = ann != snn
-    left = Counter(ann[apart].tolist())
-    return Fed(int(apart.sum()), sum((left & Counter(snn[apart].tolist())).values()))
+    known = set(ann.tolist())
+    exchanged = sum(one in known for one in snn[apart].tolist())
+    return Fed(int(apart.sum()), exchanged, Counter(ann.tolist()) == Counter(snn.tolist()))
 
 
 def exchanged_inputs(sides: Sides) -> tuple[int, int]:
@@ -76,6 +79,7 @@ def _are_mispaired(recording: Recording) -> dict[str, Any]:
     found = fed(recording)
     if found.differing and found.exchanged >= EXCHANGED * found.differing:
         return {"samples_fed_differently": found.differing, "fed_as_another_sample": found.exchanged,
+                **({} if found.reordered else {"reordered": False}),
                 "samples": recording.samples}  # fmt: skip
     first = _first_layer(recording)
     if first is None or not (found.differing or _apart(recording)) or (sides := inputs_of(first)) is None:
@@ -102,7 +106,8 @@ def mispaired_samples(recording: Recording) -> Iterator[Finding]:
     first = _first_layer(recording)
     yield Finding(
         "mispaired-samples", "error", None,
-        "the ANN and the SNN were run on different samples: the same ones, in another order",
+        "the ANN and the SNN were run on different samples: "
+        + ("the same ones, in another order" if evidence.pop("reordered", True) else "some stand in for others"),
         {**evidence, **_oracle(recording)},
         "feed both networks one batch, in one order (shuffle=False, one loader, no roll or sort in between)",
         paste(recording, "accuracy") if first is None else table(first),
@@ -115,6 +120,10 @@ def preprocessing(recording: Recording) -> Iterator[Finding]:
         return
     differing, first = fed(recording).differing, _first_layer(recording)
     sides = None if first is None else inputs_of(first)
+    if sides is not None and differing:
+        # Those that are fed alike say nothing of the others.
+        ann, snn = (digests[: len(sides.ann)] for digests in recording.digests)
+        sides = Sides(sides.ann[ann != snn], sides.snn[ann != snn]) if bool((ann != snn).any()) else None
     if not differing and (not _apart(recording) or first is None or _dynamics_explain(recording)):
         return
     follows = None if sides is None else gain(sides)
@@ -131,6 +140,13 @@ def preprocessing(recording: Recording) -> Iterator[Finding]:
         what, advice = (
             "the two networks make different numbers of the same samples before the first layer",
             "compare the modules before the first layer in both networks: weights, batch norm, normalisation, dropout",
+        )
+    elif not differing and follows is not None:
+        what, advice = (
+            "what lies before the first layer differs, for both networks were fed the same samples: beside a shift, "
+            f"the SNN's layer gets {follows.slope:.3g} times what the ANN's gets",
+            "compare the modules before the first layer in both networks: weights, biases, batch norm, a normalisation "
+            "inside",
         )
     elif affine and follows is not None:
         what, advice = (

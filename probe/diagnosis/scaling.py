@@ -25,6 +25,9 @@ PAIRS = 200
 """And from this many numbers on."""
 
 
+LOGITS = "the logits"
+
+
 class Passed(NamedTuple):
     """What a layer's spikes become in the input of the next."""
 
@@ -50,7 +53,7 @@ def _passed(recording: Recording) -> Iterator[Passed]:
         if here is None or behind is None or behind.pairs < PAIRS or here.slope <= 0 or behind.slope <= 0:
             continue
         if min(here.correlation, behind.correlation) >= FOLLOWS:
-            to = "the logits" if after is None else f"layer {after.index} ({after.name})"
+            to = LOGITS if after is None else f"layer {after.index} ({after.name})"
             yield Passed(layer, to, behind.slope / here.slope, behind)
 
 
@@ -99,12 +102,13 @@ def spike_scaling(recording: Recording) -> Iterator[Finding]:
     for passed in _passed(recording):
         theta = float(theta_of(passed.layer).mean())
         meaning = _meaning(passed.factor, theta, recording.timesteps)
-        if meaning is None or (passed.to == "the logits" and _cumulative(recording) is not None):
+        if meaning is None or (passed.to == LOGITS and _cumulative(recording) is not None):
             continue
         what, advice = meaning
         yield Finding(
             "spike-scaling", "error", passed.layer.name,
-            f"{passed.to} gets {passed.factor:.3g} times what the ANN's gets: {what}",
+            f"{passed.to} {'get' if passed.to == LOGITS else 'gets'} {passed.factor:.3g} times what the ANN's "
+            f"{'get' if passed.to == LOGITS else 'gets'}: {what}",
             {"factor": passed.factor, "theta": theta, "correlation": passed.behind.correlation,
              "numbers_compared": passed.behind.pairs}, advice,
             paste(recording, "plot phi", passed.layer, "phi"), passed.layer.index,

@@ -21,7 +21,9 @@ from torch.nn import functional
 from probe.data import open_data
 from probe.families import Subject
 from probe.models import adapt
+from probe.neurons import IF
 from tests import paper_models, relu_models
+from tests.faults import recordings
 from tests.faults.harness import Case
 from tests.paper_models import CosLayer, MergedIF, MyFloor, ScaledNeuron, SrpLayer
 
@@ -356,6 +358,19 @@ class Smoothing(nn.Module):
         return x + 0.3 * self.trace
 
 
+def kept_shape(kind: str, place: str) -> Subject:
+    """One layer's reset is forgotten, and its potential has room for as many samples as the first run had."""
+    forgotten: Any = {place: lambda theta: (IF(theta), {})}
+    return recordings.subject(kind, forgotten, forgetful=(place,))
+
+
+def other_weights(model: Any, path: str) -> Any:
+    """A weight of the SNN is not the ANN's."""
+    weight = (model.snn if isinstance(model, Subject) else model[1]).get_submodule(path).weight
+    weight.data = weight.data.flip(0)
+    return model
+
+
 def smoothed(model: Any, name: str) -> Any:
     after(model[1], name, Smoothing())
     return model
@@ -483,6 +498,11 @@ def _cases() -> list[Case]:
     add("not-reset", "spikingjelly", lambda p: kept_by_spikingjelly(sj(p)), "{}", RECTIFIED)
     add("not-reset", "subject", lambda _: unreset(paper_models.stepwise()), "block1.act")
     add("not-reset", "a trace", lambda p: smoothed(paper_models.stepwise(), f"{p}.conv"))
+    add("not-reset", "its shape, QCFS", lambda p: kept_shape("qcfs", f"{p}.act"))
+    add("not-reset", "its shape, ReLU", lambda p: kept_shape("relu", p), "{}", RECTIFIED)
+    add("weights-differ", "stepwise", lambda p: other_weights(paper_models.stepwise(), f"{p}.conv"))
+    add("weights-differ", "head", lambda _: other_weights(paper_models.stepwise(), "output"), None)
+    add("weights-differ", "ReLU", lambda p: other_weights(recordings.subject("relu"), f"{p[0]}.0"), "{}", RECTIFIED[:3])
     add("batch-dependent", "merged", lambda p: by_batch(paper_models.merged(), "body.", p), "body.{}.act")
     add("batch-dependent", "stepwise", lambda p: by_batch(paper_models.stepwise(), "", p))
     add("batch-dependent", "ReLU", lambda p: centred(relu_models.relu_digits(), f"{p[0]}.0"), "{}", RECTIFIED[:3])

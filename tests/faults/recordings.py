@@ -381,6 +381,50 @@ def summing(kind: str) -> Subject:
     return replace(found, reset=reset)
 
 
+def shuffled(network: nn.Module, name: str) -> None:
+    """A module's outputs have each other's weights."""
+    weight = network.get_submodule(name).weight
+    weight.data = weight.data[torch.randperm(len(weight), generator=torch.Generator().manual_seed(0))]  # type: ignore[index, arg-type]
+
+
+class Renamed(nn.Module):
+    """Gives each class another's logit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(1, 1)
+
+
+def renamed(network: nn.Module, name: str) -> nn.Module:
+    return after(network, name, Renamed())
+
+
+def unattributed_qcfs() -> Subject:
+    """Neurons that are declared to fire several spikes, whose error nobody attributes, and another head."""
+    found = subject("qcfs", change=partial(renamed, name="output"))
+    return replace(found, layers=[replace(one, traits=replace(one.traits, graded=True)) for one in found.layers])
+
+
+def unattributed_relu() -> Any:
+    ann = relu_models.relu_digits()
+    snn: Any = relu_models.by_sinabs(copy.deepcopy(ann))
+    renamed(snn.spiking_model, "8")
+    return ann, snn
+
+
+def standing_in(kind: str) -> Subject:
+    """The SNN is fed one sample twice, in the place of its neighbour."""
+    found = subject(kind)
+
+    def forward(x: Tensor, timesteps: int) -> Iterator[Tensor]:
+        twice = x.clone()
+        if len(x) > 1:
+            twice[1] = x[0]
+        for _ in range(timesteps):
+            yield found.snn(twice)
+
+    return replace(found, forward_snn=forward)
+
+
 def floored(found: Subject) -> Subject:
     """The first activation of the ANN rounds down."""
     assert found.ann is not None
@@ -449,6 +493,7 @@ def _of_samples() -> Iterator[Case]:
             return put(snn, name, nn.Sequential(Rolled(), snn.get_submodule(name)))
 
         yield _case("mispaired-samples", f"rolled inside, {kind}", partial(subject, kind, change=roll), None)
+        yield _case("mispaired-samples", f"one twice, {kind}", partial(standing_in, kind), None)
         yield _case("preprocessing", f"normalised again, {kind}", partial(fed_otherwise, kind), None)
 
         def scale(snn: nn.Module, name: str = convolution) -> object:
@@ -477,6 +522,12 @@ def _of_networks() -> Iterator[Case]:
         layer = picked(f"summed {kind}", kind)
         behind = partial(after, name=layer, module=Times(6.0))
         yield _case("spike-scaling", f"summed, {kind}", partial(subject, kind, change=behind), layer)
+        yield _case("head", f"weights, {kind}",
+                    partial(subject, kind, change=partial(shuffled, name="output" if kind == "qcfs" else "8")),
+                    None, timesteps=8)  # fmt: skip
+        yield _case("head", f"classes, {kind}",
+                    partial(subject, kind, change=partial(renamed, name="output" if kind == "qcfs" else "8")),
+                    None, timesteps=8)  # fmt: skip
         yield _case("summed-logits", kind, partial(summing, kind), None)
         yield _case("falling-accuracy", kind, partial(drifting, kind), None, samples=40)
         norm, layer = ("block3.norm", "block3.act") if kind == "qcfs" else ("1.1", "1.2")
@@ -492,6 +543,11 @@ def _of_networks() -> Iterator[Case]:
     yield _case("training-mode", "relu", lambda: dropping(relu_models.relu_digits(), "4"), None)
     yield _case("without-partner", "stepwise", partial(unconverted, "hidden.act"), "hidden.act")
     yield _case("without-partner", "stepwise, another layer", partial(unconverted, "block2.act"), "block2.act")
+    others = partial(shuffled, name="block2.conv")
+    yield _case("inherited-error", "weights at T = L", partial(subject, "qcfs", change=others), "block2.act",
+                timesteps=8)  # fmt: skip
+    yield _case("unexplained-loss", "qcfs", unattributed_qcfs, None)
+    yield _case("unexplained-loss", "relu", unattributed_relu, None)
     yield _case("grid", "qcfs", lambda: subject("qcfs"), "block1.act", timesteps=4)
     yield _case("grid", "merged", paper_models.merged, "body.block1.act", timesteps=4)
     for name, check in (("own error", "own-error"), ("inherited", "inherited-error")):
