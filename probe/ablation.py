@@ -40,7 +40,7 @@ from probe.analysis import describe_threshold, sum_inputs
 from probe.attribution import AnalogCoding, why_not_even
 from probe.errors import ProbeError
 from probe.families import LayerPair, Subject, time_first
-from probe.intervals import accuracy_of
+from probe.intervals import accuracy_of, sign_test
 from probe.layers import select_layers
 from probe.prepare import Prepared, Source, prepare
 from probe.recording.schema import LayerInfo
@@ -251,16 +251,6 @@ class Score:
     def error(self, norm: float) -> float | None:
         """The output error; `norm` is Σz². None where that is 0."""
         return math.sqrt(math.fsum(np.concatenate(self.squares)) / norm) if norm else None
-
-
-def sign_test(gained: int, lost: int) -> float:
-    """How likely a split at least as uneven is by chance: 2·P(Bin(gained + lost, ½) <= the smaller), at most 1.
-
-    The exact McNemar test of two runs over the same samples.
-    """
-    of = gained + lost
-    tail = sum(math.comb(of, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / (1 << of))
 
 
 class Ablations:

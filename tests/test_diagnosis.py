@@ -22,7 +22,7 @@ from torch import nn
 import probe
 from probe.cli import main
 from probe.diagnosis import CHECKS, UNEXPLAINED, explained, findings_of, told
-from probe.diagnosis.evidence import ALARM, Sides, chance, gain, lost
+from probe.diagnosis.evidence import ALARM, Sides, gain, lost
 from probe.diagnosis.findings import Finding, reaches, worst_first
 from probe.diagnosis.replay import (
     Neuron,
@@ -40,6 +40,7 @@ from probe.diagnosis.replay import (
 from probe.diagnosis.samples import exchanged_inputs
 from probe.diagnosis.scaling import _meaning
 from probe.diagnosis.thresholds import _largest_activation
+from probe.intervals import chance
 from probe.neurons import QCFS
 from probe.recording import Recording
 from probe.recording.schema import PRESETS

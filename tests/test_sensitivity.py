@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 import probe
 from probe import ablation
-from probe.ablation import MODES, Part, sign_test
+from probe.ablation import MODES, Part
 from probe.errors import ProbeError
 from probe.families import LayerPair, Subject, Traits
+from probe.intervals import sign_test
 from probe.neurons import IF, QCFS, NeuronSpec, qcfs
 from probe.plots import draw_ranking
 from probe.plots.layer_ranking import draw_sensitivity

@@ -13,6 +13,7 @@ from probe.analysis import right_answers, statistics_at
 from probe.attribution import Statistics, summarise, why_not_even
 from probe.attribution.analog import from_limbs
 from probe.attribution.common import PIECES
+from probe.intervals import chance
 from probe.recording import Layer, Recording
 
 Doubles = npt.NDArray[np.float64]
@@ -44,19 +45,6 @@ def table(layer: Layer) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ accuracy
-
-
-def chance(lost: int, won: int) -> float:
-    """How often chance loses as many samples, or more, of those whose answer changed: the exact test of McNemar.
-
-    Each of lost + won samples is lost with probability ½: p = Σ_{k >= lost} C(lost + won, k) / 2^(lost + won).
-    """
-    number = lost + won
-    if number > 2000:
-        # The normal distribution, off by less than 1e-3 of p here.
-        return 0.5 * math.erfc((lost - 0.5 - number / 2) / math.sqrt(number / 2))
-    ways: int = sum(math.comb(number, k) for k in range(lost, number + 1))
-    return ways / (1 << number)
 
 
 class Lost(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probe.attribution import NO_ERROR, AnalogCoding, Ints, LayerStatistics, larger_error
 from probe.attribution.analog import BLOCK, Room, in_units, to_limbs
-from probe.tally.plan import Plan, Rows, first_inputs
+from probe.tally.plan import GrowingArray, Plan, first_inputs
 
 TILES = (4, 16, 64)
 """Blocks that are counted together, two a thread: at least, at most, and on an accelerator. Few enough for the cache,
@@ -43,7 +43,7 @@ class AnalogTally:
         self._largest: dict[int, Ints] = dict.fromkeys(self._codings, NO_ERROR)
         self._spikes_at: Tensor | None = None
         self._per_neuron: Tensor | None = None
-        self._samples = Rows((len(self.plan.per_sample), 5), np.float64)
+        self._samples = GrowingArray((len(self.plan.per_sample), 5), np.float64)
         self._first_input = torch.full((2, 1), torch.nan)
 
     def begin(self, first_sample: int, values: Tensor, silenced: Tensor | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from probe.attribution import DENSE, NO_ERROR, Coding, Ints, LayerStatistics, Statistics, count
-from probe.tally.plan import PIECE, Plan, Rows, TooManySpikes, first_inputs
+from probe.tally.plan import PIECE, GrowingArray, Plan, TooManySpikes, first_inputs
 
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
@@ -50,7 +50,7 @@ class LevelTally:
         self._largest: dict[int, Ints] = dict.fromkeys(self._codings, NO_ERROR)
         self._spikes_at: Tensor | None = None
         self._per_neuron: Tensor | None = None
-        self._samples = Rows((len(self.plan.per_sample), 5), np.int64)
+        self._samples = GrowingArray((len(self.plan.per_sample), 5), np.int64)
         self._first_input = torch.full((2, 1), torch.nan)
 
     def begin(self, first_sample: int, level: Tensor, silenced: Tensor | None = None) -> None:

@@ -47,8 +47,8 @@ class Plan:
         return self.threshold if self.height is None else self.height
 
 
-class Rows:
-    """Rows that grow in one array: small arrays kept one by one between large ones would make the process grow.
+class GrowingArray:
+    """GrowingArray that grow in one array: small arrays kept one by one between large ones would make the process grow.
 
     Args:
         shape: of a row.
