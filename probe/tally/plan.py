@@ -48,7 +48,7 @@ class Plan:
 
 
 class GrowingArray:
-    """GrowingArray that grow in one array: small arrays kept one by one between large ones would make the process grow.
+    """Rows that grow in one array: small arrays kept one by one between large ones would make the process grow.
 
     Args:
         shape: of a row.
