@@ -5,7 +5,8 @@ Inputs are read before the module can change them; outputs are reduced or writte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from probe.errors import ProbeError
 from probe.families import LayerPair, time_first
 from probe.recording.schema import Batch, LayerInfo, holds
 from probe.spikes import pack
-from probe.tally import Tally, TooManySpikes
+from probe.tally import Number, Tally, TooManySpikes, devices, find_levels
 
 MOST_SPIKES = 127
 """A graded neuron's spikes in one timestep, which a recording keeps as int8."""
@@ -65,6 +66,41 @@ def numpy_of(tensor: Tensor) -> npt.NDArray[Any]:
     return array
 
 
+@dataclass(frozen=True)
+class Look:
+    """Numbers on an accelerator, and who is to see them.
+
+    Attributes:
+        in_snn, timestep: when they were made.
+        judge: raises what is wrong.
+    """
+
+    in_snn: bool
+    timestep: int
+    judge: Callable[..., None]
+    values: tuple[Number, ...]
+
+
+def settle(taps: Sequence[Tap]) -> None:
+    """Look at everything that the hooks left on an accelerator, in the order of execution, with one copy.
+
+    Args:
+        taps: in the order of their layers.
+
+    Raises:
+        ProbeError: what the first of them would have raised had it waited.
+    """
+    looks = sorted((look for tap in taps for look in tap.take_looks()), key=lambda look: (look.in_snn, look.timestep))
+    if not looks:
+        return
+    given = [value for look in looks for value in look.values]
+    device = next(value.device for value in given if isinstance(value, Tensor))
+    every = [torch.as_tensor(value, device=device).to(torch.float64) for value in given]
+    numbers = iter(torch.stack(every).tolist())
+    for look in looks:
+        look.judge(*(next(numbers) for _ in look.values))
+
+
 def _given(value: Tensor | None) -> Tensor | None:
     return value
 
@@ -98,6 +134,10 @@ class Tap:
     _ann_input: Tensor | None = field(default=None, repr=False)
     _constant: Tensor | None = field(default=None, repr=False)
     _input: Tensor | None = field(default=None, repr=False)
+    _moment: int = 0
+    """t of the latest timestep."""
+    _looks: list[Look] = field(default_factory=list, repr=False)
+    """What is still to be looked at in this batch."""
 
     def hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
         """Put the hooks on; inputs are read before the module can change them."""
@@ -111,6 +151,13 @@ class Tap:
         """Start a batch of so many samples; `first` is the recording's index of its first."""
         self.first, self.samples, self.seen = first, samples, 0
         self._values = None
+        self._moment = 0
+        self._looks.clear()
+
+    def take_looks(self) -> list[Look]:
+        """What is still to be looked at, once."""
+        looks, self._looks = self._looks, []
+        return looks
 
     def _send(self, name: str, values: npt.NDArray[Any], timestep: int | None = None) -> None:
         self.sink.append(self.info.index, Batch(name, self.first, values, timestep))
@@ -145,44 +192,54 @@ class Tap:
 
     def _note_analog(self, a: Tensor) -> None:
         # The sum shows NaN and infinity in a fraction of the time; it could itself overflow, so a look follows.
-        if not bool(torch.isfinite(a.sum())) and not bool(torch.isfinite(a).all()):
-            raise self._ann_not_finite()
-        if float(a.min()) < 0:
+        # Something may work on it in place before the SNN runs.
+        self._values = kept = a.clone()
+        self._look(lambda total: self._expect_finite(total, kept, self._ann_not_finite), a.sum())
+        self._look(self._expect_activation, a.min())
+        if self._holds("ann_output"):
+            self._send("ann_output", numpy_of(a))
+
+    def _expect_activation(self, lowest: float) -> None:
+        if lowest < 0:
             raise ProbeError(
-                f"{self._where}: the ANN's outputs go down to {float(a.min()):.3g}",
+                f"{self._where}: the ANN's outputs go down to {lowest:.3g}",
                 expected="a ReLU or a QCFS activation",
                 fault="no-activation",
                 layer=self.info.name,
             )
-        # Something may work on it in place before the SNN runs.
-        self._values = a.clone()
-        if self._holds("ann_output"):
-            self._send("ann_output", numpy_of(a))
+
+    @staticmethod
+    def _expect_finite(total: float, values: Tensor, error: Callable[[], ProbeError]) -> None:
+        if not math.isfinite(total) and not bool(torch.isfinite(values).all()):
+            raise error()
 
     def _note_levels(self, a: Tensor, levels: int) -> None:
-        threshold = self._threshold(a)
-        scaled = a * (levels / threshold)
-        level = scaled.round()
-        worst = float(scaled.sub_(level).abs_().max())
-        if not worst <= LEVEL_TOLERANCE or not 0 <= float(level.min()) <= float(level.max()) <= levels:
-            self._refuse_levels(a, worst)
+        level, *verdict = find_levels(a, self.info.threshold, levels)
+        self._look(self._expect_levels, *verdict)
         self._values = level
         if not self._holds("ann_output"):
             return
         if not self.info.encodes:
             self._send("ann_output", numpy_of(a))
             return
-        if not torch.equal(self.info.decoded(level, threshold), a):
+        same = (self.info.decoded(level.to(torch.float32), self._threshold(a)) == a).all()
+        self._look(self._expect_encoded, same)
+        self._send("ann_output", numpy_of(level))
+
+    def _expect_encoded(self, same: float) -> None:
+        if not same:
             raise ProbeError(
                 f"layer {self.info.name}: ANN outputs are not θ·k/L bit by bit",
                 expected="a QCFS activation in float32",
                 fault="levels-differ",
                 layer=self.info.name,
             )
-        self._send("ann_output", numpy_of(level.to(torch.uint8)))
 
-    def _refuse_levels(self, a: Tensor, worst: float) -> None:
-        if not bool(torch.isfinite(a).all()):
+    def _expect_levels(self, worst: float, outside: float) -> None:
+        if worst <= LEVEL_TOLERANCE and not outside:
+            return
+        # The distance of NaN and of infinity from a whole number is NaN.
+        if math.isnan(worst):
             raise self._ann_not_finite()
         raise ProbeError(
             f"{self._where}: a·L/θ is up to {worst:.3g} away from a whole number",
@@ -250,6 +307,7 @@ class Tap:
 
     def _at(self, t: int, x: Tensor, output: Tensor, potential: Callable[[], Tensor | None]) -> None:
         """Timestep t of the SNN: the layer's input and output, (sample, *neuron)."""
+        self._moment = t
         if self.info.constant_input:
             self._expect_constant(t, x)
         if t == 1:
@@ -259,19 +317,27 @@ class Tap:
         except FloatingPointError:
             raise self._not_finite() from None
         except TooManySpikes:
-            raise ProbeError(
-                f"{self._where} has neurons with more than {t} spikes in {t} timesteps",
-                expected="neurons that fire as their traits say: at most one spike a timestep",
-                next_step="check its threshold, or set graded in its traits",
-                fault="several-spikes",
-                layer=self.info.name,
-            ) from None
+            raise self._too_many_spikes(t) from None
         if self._holds("snn_spikes"):
             self._send_spikes(t, output)
         if self._holds("snn_input") and (t == 1 or not self.info.constant_input):
             self._send("snn_input", numpy_of(x), t)
         if self._keeps_potential and (v := potential()) is not None:
             self._send("membrane_potential", numpy_of(v.float()), t)
+
+    def _too_many_spikes(self, t: int) -> ProbeError:
+        return ProbeError(
+            f"{self._where} has neurons with more than {t} spikes in {t} timesteps",
+            expected="neurons that fire as their traits say: at most one spike a timestep",
+            next_step="check its threshold, or set graded in its traits",
+            fault="several-spikes",
+            layer=self.info.name,
+        )
+
+    def _expect_possible(self, t: float) -> None:
+        """`t` is the first timestep at which there were too many spikes, or 0."""
+        if t:
+            raise self._too_many_spikes(int(t))
 
     def _begin_tally(self, x: Tensor, output: Tensor) -> None:
         silenced = self.pair.silenced()
@@ -294,21 +360,30 @@ class Tap:
             self._send("snn_spikes", pack(numpy_of(output > 0).reshape(len(output), -1)), t)
             return
         spikes = (output / torch.from_numpy(self.info.height).to(output.device)).round_()
-        if float(spikes.max()) > MOST_SPIKES:
+        self._look(self._expect_few_spikes, spikes.max())
+        self._send("snn_spikes", numpy_of(spikes.to(torch.int8)), t)
+
+    def _expect_few_spikes(self, most: float) -> None:
+        if most > MOST_SPIKES:
             raise ProbeError(
-                f"{self._where} fires {int(spikes.max())} spikes in one timestep",
+                f"{self._where} fires {int(most)} spikes in one timestep",
                 expected=f"at most {MOST_SPIKES}",
                 next_step="raise its threshold, or use --record counts",
                 fault="several-spikes",
                 layer=self.info.name,
             )
-        self._send("snn_spikes", numpy_of(spikes.to(torch.int8)), t)
 
     def _expect_constant(self, t: int, x: Tensor) -> None:
         """The survey saw the same input at every t, so only one is kept: that must hold for every sample."""
-        if t == 1:
+        if t == 1 or self._constant is None:
             self._constant = x.clone()
-        elif self._constant is None or not torch.equal(self._constant, x):
+        elif devices.at_hand(x.device):
+            self._expect_same(t, torch.equal(self._constant, x))
+        else:
+            self._look(partial(self._expect_same, t), (self._constant == x).all())
+
+    def _expect_same(self, t: int, same: float) -> None:
+        if not same:
             raise ProbeError(
                 f"{self._where}: the input changes at t = {t}, though not for one sample",
                 expected="an input that is the same at every t, or never is",
@@ -332,9 +407,20 @@ class Tap:
 
     def _compare_inputs(self, x: Tensor) -> None:
         assert self._ann_input is not None
-        difference = float(((self._ann_input - x).abs() / self._threshold(x)).max())
-        self.oracle.input_difference = max(self.oracle.input_difference, difference)
+        self._look(self._note_difference, ((self._ann_input - x).abs() / self._threshold(x)).max())
         self._ann_input = None
+
+    def _note_difference(self, difference: float) -> None:
+        self.oracle.input_difference = max(self.oracle.input_difference, difference)
+
+    # ------------------------------------------------------------------------------------------ what is looked at
+
+    def _look(self, judge: Callable[..., None], *values: Number) -> None:
+        """Let `judge` see some numbers: at once, or at the end of the batch, for an accelerator is not waited for."""
+        if any(isinstance(value, Tensor) and not devices.at_hand(value.device) for value in values):
+            self._looks.append(Look(self.network == "snn", self._moment, judge, values))
+        else:
+            judge(*map(float, values))
 
     # ------------------------------------------------------------------------------------------------- the batch
 
@@ -350,32 +436,36 @@ class Tap:
             )
         total = self.tally.input_sum
         # The sum shows NaN and infinity in a fortieth of the time; it could itself overflow, so a look follows.
-        if not bool(torch.isfinite(total.sum())) and not bool(torch.isfinite(total).all()):
-            raise self._not_finite()
-        n = self.tally.end()
-        shape = (len(n), *self.info.shape)
+        self._look(lambda of_all: self._expect_finite(of_all, total, self._not_finite), total.sum())
+        if (fault := self.tally.fault()) is not None:
+            self._look(self._expect_possible, fault)
+        shape = (len(total), *self.info.shape)
         if self._holds("spike_count"):
             stored = self.info.arrays(self.record, self.timesteps)["spike_count"]
-            self._send("spike_count", numpy_of(n).astype(stored.dtype).reshape(shape))
-            self._send("input_sum", numpy_of(total).reshape(shape))
+            self._send("spike_count", numpy_of(self.tally.spike_count()).astype(stored.dtype).reshape(shape))
+            # The tally overwrites its own in the next batch.
+            self._send("input_sum", numpy_of(total).reshape(shape).copy())
         if self.pair.traits.lawful:
-            self._check_law(n.view(shape), total.view(shape))
+            self._check_law(shape)
         if self.oracle.applies:
-            self._consult_oracle(n.view(shape), total.view(shape))
+            self._consult_oracle(self.tally.spike_count().view(shape), total.view(shape))
+        settle([self])
+        self.tally.end()
 
-    def _check_law(self, n: Tensor, total: Tensor) -> None:
+    def _check_law(self, shape: tuple[int, ...]) -> None:
         shown = self.pair.potential()
         if shown is None:
             return
-        threshold = self._threshold(total)
-        difference = (shown - total).div_(threshold).add_(n).sub_(self.info.initial_fraction).abs_()
-        silenced = self.pair.silenced()
-        if silenced is not None:
-            difference = difference.masked_fill_(silenced, 0)
-        self.law = max(self.law or 0.0, float(difference.max()))
         # A sum of T float32 numbers is off by up to T·2⁻²⁴ of itself, and so is the neuron's own potential.
-        beyond = difference.sub_(total.div(threshold).abs_().add_(2), alpha=self.timesteps * 2.0**-23)
-        self.beyond_rounding = max(self.beyond_rounding, float(beyond.max()))
+        slack = self.timesteps * 2.0**-23
+        of_all = shown.float().expand(shape)
+        self._look(
+            self._note_law, *self.tally.departure(of_all, self.pair.silenced(), self.info.initial_fraction, slack)
+        )
+
+    def _note_law(self, law: float, beyond: float) -> None:
+        self.law = max(self.law or 0.0, law)
+        self.beyond_rounding = max(self.beyond_rounding, beyond)
 
     def _consult_oracle(self, n: Tensor, total: Tensor) -> None:
         wrong = self._n_even(total) != n
@@ -385,6 +475,9 @@ class Tap:
         silenced = self.pair.silenced()
         if silenced is not None:
             wrong &= ~silenced
+        self._look(lambda number: self._tell_ties(wrong, total) if number else None, wrong.sum())
+
+    def _tell_ties(self, wrong: Tensor, total: Tensor) -> None:
         threshold = self._threshold(total).expand(total.shape)
         tie = near_tie(numpy_of(total[wrong]), numpy_of(threshold[wrong]), self.info.initial_fraction, self.timesteps)
         self.oracle.ties += int(tie.sum())

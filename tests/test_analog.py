@@ -467,7 +467,8 @@ class Ran:
             tally.begin(first, self.activation[batch], None if self.silenced is None else self.silenced[batch])
             for t, (x, output) in enumerate(zip(self.inputs, self.outputs, strict=True), start=1):
                 tally.step(t, x[batch], output[batch])
-            n = tally.end()
+            n = tally.spike_count()
+            tally.end()
             spikes = (self.outputs[:, batch] / torch.from_numpy(self.plan.threshold)).round().sum(0)
             assert torch.equal(n.view(spikes.shape), spikes)
             if first == 0 or first + size == len(self.activation):

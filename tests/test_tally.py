@@ -15,9 +15,16 @@ from torch import Tensor, nn
 from probe.attribution import Coding, LayerStatistics, levels_of, statistics_of
 from probe.families import convert
 from probe.neurons import IF, NEGATIVE, QCFS, NeuronSpec
-from probe.tally import LevelTally, Plan, TooManySpikes
+from probe.tally import LevelTally, Plan, TooManySpikes, levels
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "way")
+
+
+@pytest.fixture(params=["native", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of counting: the compiled loops, and operations of torch where these are not there."""
+    if request.param == "torch":
+        monkeypatch.setattr(levels, "kernels", lambda: None)
 
 
 Arrays = npt.NDArray[np.float32]
@@ -119,7 +126,8 @@ def stream(tally: LevelTally, plan: Plan, batch: Captured, first: int) -> None:
     for t, (x, y) in enumerate(zip(batch.inputs, batch.outputs, strict=True), start=1):
         tally.step(t, torch.from_numpy(x), torch.from_numpy(y))
     summed = tally.input_sum.numpy().reshape(batch.level.shape)
-    n = tally.end().numpy().reshape(batch.level.shape)
+    n = tally.spike_count().numpy().reshape(batch.level.shape)
+    tally.end()
     assert (summed == reduce(np.add, batch.inputs)).all()
     assert (n == np.rint(batch.outputs / plan.threshold).sum(0)).all()
 

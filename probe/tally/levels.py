@@ -8,27 +8,71 @@ a whole number. All else is made in pieces that stay in the processor's cache, i
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from probe.attribution import DENSE, NO_ERROR, Coding, Ints, LayerStatistics, Statistics, count
-from probe.tally.plan import PIECE, GrowingArray, Plan, TooManySpikes, first_inputs
+from probe.attribution import (
+    COMPARISONS,
+    DENSE,
+    NO_ERROR,
+    RESIDUAL_BINS_PER_THRESHOLD,
+    RESIDUALS,
+    SIGNS,
+    TERMS,
+    TOO_LARGE,
+    Coding,
+    Ints,
+    LayerStatistics,
+    Statistics,
+    comparison,
+    count,
+    sums_of,
+)
+from probe.attribution.analog import BINS, INSIDE
+from probe.tally import devices
+from probe.tally.plan import (
+    PIECE,
+    ByDevice,
+    GrowingArray,
+    Number,
+    Plan,
+    Tally,
+    TooManySpikes,
+    departure,
+    first_inputs,
+    spikes_at_every,
+)
+from probe.tally.workers import kernels
 
+PARTS = ("unevenness", "silencing", "initial_potential", "grid", "inherited")
+"""The pieces that a QCFS layer's error can have."""
+INSIDES = len(RESIDUALS) + 1
+"""v(t) below 0, in [0, θ), at or above θ; silenced."""
+LOCALS = len(SIGNS) * len(COMPARISONS) * (BINS + 1)
+"""Local cases by residual bin, and one for silenced neurons."""
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
 RUN = 4096
 """Neurons whose spikes are summed in float32: off by 12 roundings of at most 4096 spikes, 0.003 of one."""
 
 
-class LevelTally:
-    """Gathers one layer over batches: `begin` with the ANN's levels, `step` at each t, `end`; `take` what was gathered.
+class LevelTally(ByDevice):
+    """Gathers one layer whose ANN gives levels: in compiled loops on this machine's processor, else by torch."""
 
-    Attributes:
-        input_sum: Σx so far in this batch, float32 (sample, neuron), summed in the order of t.
-    """
+    def _make(self, device: torch.device) -> Tally:
+        if not devices.at_hand(device) or kernels() is None:
+            return TorchLevels(self.plan)
+        from probe.tally.levels_native import NativeLevels, counts_natively
+
+        return NativeLevels(self.plan) if counts_natively(self.plan) else TorchLevels(self.plan)
+
+
+class TorchLevels:
+    """Gathers one layer over batches by operations of torch alone; see `Tally`."""
 
     input_sum: Tensor
     _base: Tensor
@@ -38,16 +82,15 @@ class LevelTally:
         self.plan = plan
         self._codings = {t: coding for t, coding in plan.codings.items() if isinstance(coding, Coding)}
         self._coding = next(iter(self._codings.values()))
-        largest = max(coding.size for coding in self._codings.values())
-        self._dense = largest <= DENSE
+        self._dense = max(coding.size for coding in self._codings.values()) <= DENSE
         self._weight = self._coding.classes * (self._coding.span if self._dense else 1)
         self._like: tuple[torch.Size, torch.device] | None = None
         self._forget()
 
     def _forget(self) -> None:
-        self._bins: dict[int, Tensor] = {}
-        self._counted: dict[int, Statistics] = {}
-        self._largest: dict[int, Ints] = dict.fromkeys(self._codings, NO_ERROR)
+        self._counted: dict[int, Places | Totals] = {}
+        self._largest: dict[int, Tensor] = {}
+        self._faults: dict[int, Tensor] = {}
         self._spikes_at: Tensor | None = None
         self._per_neuron: Tensor | None = None
         self._samples = GrowingArray((len(self.plan.per_sample), 5), np.int64)
@@ -72,6 +115,7 @@ class LevelTally:
         self.input_sum = torch.empty_like(self._levels)
         self._step_sums = torch.zeros(self.plan.timesteps, dtype=torch.float64, device=level.device)
         self._sums = torch.zeros(len(level), len(self.plan.per_sample), 5, dtype=torch.float64, device=level.device)
+        self._faults = {}
         self._pieces = self._cut(self._levels)
 
     def _prepare(self, shape: torch.Size, device: torch.device) -> None:
@@ -86,6 +130,8 @@ class LevelTally:
         self._scale = row(self._coding.scale(self.plan.threshold))
         self._inverse = row(np.float32(1) / self.plan.spike_height)
         self._alpha = row(np.float32(self._weight) / self.plan.spike_height)
+        # Asked for here, for an accelerator would be waited for.
+        self._one_alpha = float(self._weight / self.plan.spike_height.ravel()[0])
         # (base + ½)/weight, whose floor is n; the ½ keeps it from rounding down to the n below.
         self._half = torch.tensor(0.5 / self._weight, device=device)
         self._buffers = torch.empty(2, 0, device=device)
@@ -94,14 +140,16 @@ class LevelTally:
     def _cut(self, levels: Tensor) -> list[tuple[slice, slice]]:
         """(sample, neuron) in contiguous pieces: whole samples, or parts of one; on an accelerator in one."""
         samples, neurons = levels.shape
-        size = PIECE if levels.device.type == "cpu" else levels.numel()
+        size = PIECE if devices.at_hand(levels.device) else levels.numel()
         rows, columns = max(1, size // neurons), min(size, neurons)
         # Kept from batch to batch: large new tensors cost a page fault every few KiB.
         if self._buffers.shape[1] < rows * columns:
             self._buffers = torch.empty(2, rows * columns, device=levels.device)
         if self._base.shape != levels.shape:
             self._base = torch.empty_like(levels)
-            self._code = torch.empty_like(levels, dtype=torch.int32 if self._dense else torch.int64)
+            if self._dense:
+                self._code = torch.empty_like(levels, dtype=torch.int32)
+            self._places = torch.arange(rows * columns, device=levels.device)
         return [
             (slice(row, min(row + rows, samples)), slice(column, min(column + columns, neurons)))
             for row in range(0, samples, rows)
@@ -129,16 +177,12 @@ class LevelTally:
                 return
         for piece in self._pieces:
             total, base, spike = self.input_sum[piece], self._base[piece], output[piece]
-            buffer = self._buffer(0, base)
             if t == 1:
                 total.copy_(x[piece])
                 self._start(piece, base)
             else:
                 total.add_(x[piece])
             self._add_spikes(piece, base, spike)
-            if coding is not None:
-                fine = torch.mul(total, self._of(self._scale, piece), out=buffer).clamp_(*coding.limits).floor_()
-                self._encode(coding, fine, base, self._code[piece])
             if slot is not None:
                 self._sum_samples(slot, piece, base)
         if coding is not None:
@@ -154,7 +198,7 @@ class LevelTally:
         if self._alpha.ndim:
             base.addcmul_(spike, self._alpha[piece[1]])
         else:
-            base.add_(spike, alpha=self._alpha.item())
+            base.add_(spike, alpha=self._one_alpha)
         # height·(weight/height) is not exactly the weight; rounded at once, the sum is whole again.
         base.round_()
 
@@ -185,33 +229,48 @@ class LevelTally:
     def _of(row: Tensor, piece: tuple[slice, slice]) -> Tensor:
         return row[piece[1]] if row.ndim else row
 
-    def _encode(self, coding: Coding, fine: Tensor, base: Tensor, code: Tensor) -> None:
-        """Write the codes of one piece, given its ⌊R·u⌋ and its base; overwrites `fine`."""
-        if self._dense:
-            code.copy_(fine.add_(base))
-            return
-        code.copy_(base).mul_(coding.span).add_(fine.to(torch.int64)).sub_(coding.limits[0])
-
     def _count(self, t: int, coding: Coding) -> None:
-        """Add the codes of this timestep to its histogram."""
-        if self._dense:
-            try:
-                bins = torch.bincount(self._code.view(-1), minlength=coding.size)
-            except RuntimeError:
-                # NaN, the one number that no clamp catches, became a code far below 0.
-                raise FloatingPointError("NaN in a layer's input") from None
-            if len(bins) > coding.size:
-                raise TooManySpikes
-            self._bins[t] = self._bins[t].add_(bins) if t in self._bins else bins
-            self._find_largest(t, coding, bins.view(-1, coding.span).amax(1).nonzero().view(-1).cpu().numpy())
-            return
-        found, counts = (one.cpu().numpy() for one in torch.unique(self._code, return_counts=True))
-        if found[-1] >= coding.size:
+        """Count every neuron of this timestep, and find the one with the largest error."""
+        if t not in self._counted:
+            made = Places if self._dense else Totals
+            self._counted[t] = made(coding, self._base.device)
+        counted = self._counted[t]
+        for piece in self._pieces:
+            base = self._base[piece]
+            scaled = torch.mul(self.input_sum[piece], self._of(self._scale, piece), out=self._buffer(0, base))
+            fine = scaled.clamp_(*coding.limits).floor_()
+            if isinstance(counted, Places):
+                self._code[piece].copy_(fine.add_(base))
+            else:
+                counted.add(fine, *self._whole(base))
+        if isinstance(counted, Places):
+            counted.add(self._code)
+        if devices.at_hand(self._base.device):
+            self._refuse(counted)
+        else:
+            self._faults[t] = counted.beyond()
+        self._find_largest(t, coding)
+
+    def _refuse(self, counted: Places | Totals) -> None:
+        # No clamp catches NaN: it became a code far below 0.
+        if bool(counted.beyond()):
+            if bool(torch.isnan(self.input_sum).any()):
+                raise FloatingPointError("NaN in a layer's input")
             raise TooManySpikes
-        # Reduced at once: a list of codes would grow with the samples, and has hundreds of thousands a batch.
-        here = count(coding.decode(found, counts))
-        self._counted[t] = self._counted[t] + here if t in self._counted else here
-        self._find_largest(t, coding, np.unique(found // coding.span))
+
+    def fault(self) -> Tensor | None:
+        """The first t of this batch at which a neuron had more spikes than it may, 0 for none; see `Tally`."""
+        if not self._faults:
+            return None
+        beyond = torch.stack(list(self._faults.values()))
+        t = torch.tensor(list(self._faults), device=beyond.device)
+        first = torch.where(beyond, t, self.plan.timesteps + 1).amin()
+        return first.remainder(self.plan.timesteps + 1)
+
+    def _whole(self, base: Tensor) -> tuple[Tensor, Tensor]:
+        """n and the class of neurons whose base is n · classes + class, float32."""
+        n = torch.add(self._half, base, alpha=1 / self._weight).floor_()
+        return n, base - n * self._coding.classes
 
     def _sum_samples(self, slot: int, piece: tuple[slice, slice], base: Tensor) -> None:
         """Add Σn, Σn², Σnk of one piece to its samples."""
@@ -233,33 +292,24 @@ class LevelTally:
         """Σ a·b of each sample of a piece."""
         return (torch.mul(a, b, out=self._buffer(1, a)) if a.dtype == torch.float32 else a * b).sum(1)
 
-    def _find_largest(self, t: int, coding: Coding, pairs: Ints) -> None:
-        """Note the largest error among the pairs of n and class that occur now, if it is a new record.
-
-        Args:
-            pairs: (n - lowest_count) · classes + class, each once.
-        """
-        n, of_class = np.divmod(pairs, coding.classes)
-        total = (n + coding.lowest_count) * coding.levels - of_class % (coding.levels + 1) * t
-        worst = np.abs(total).max(initial=0)
-        if worst <= abs(self._largest[t][0]):
-            return
-        found = np.abs(total) == worst
-        place, pair = min((self._first_place(int(pair)), int(pair)) for pair in pairs[found])
-        sample, neuron = divmod(place, self._base.shape[1])
-        self._largest[t] = np.array([total[pairs == pair][0], self._first + sample, neuron], np.int64)
-
-    def _first_place(self, pair: int) -> int:
-        """Flat index of the first neuron that has this pair of n and class."""
-        value = pair * self._coding.span - self._coding.limits[0] if self._dense else pair
+    def _find_largest(self, t: int, coding: Coding) -> None:
+        """Note the largest error of this timestep, if it is a new record; nothing is asked of the device."""
+        device, neurons = self._base.device, self._base.shape[1]
+        record = self._largest.setdefault(t, torch.from_numpy(NO_ERROR).to(device))
         for piece in self._pieces:
             base = self._base[piece]
-            same = torch.eq(base, value, out=self._buffer(0, base))
-            if same.any():
-                row, column = same.nonzero()[0].tolist()
-                place: int = (piece[0].start + row) * self._base.shape[1] + piece[1].start + column
-                return place
-        raise AssertionError("a pair that occurs has a place")
+            n = torch.add(self._half, base, alpha=1 / self._weight, out=self._buffer(0, base)).floor_()
+            if self._coding.lowest_count:
+                n.add_(self._coding.lowest_count)
+            error = torch.sub(n.mul_(coding.levels), self._levels[piece], alpha=t, out=self._buffer(0, base)).view(-1)
+            size = torch.abs(error, out=self._buffer(1, error))
+            # The first of several: what `argmax` gives differs from device to device.
+            place = torch.where(size == size.max(), self._places[: len(size)], len(size)).amin().view(1)
+            value = error.gather(0, place).to(torch.int64)
+            place = place + (piece[0].start * neurons + piece[1].start)
+            found = torch.cat([value, self._first + place // neurons, place % neurons])
+            record = torch.where(value.abs() > record[0].abs(), found, record)
+        self._largest[t] = record
 
     def spike_count(self) -> Tensor:
         """n so far in this batch, int32, shape (sample, neuron)."""
@@ -269,8 +319,16 @@ class LevelTally:
             n[piece].copy_(torch.add(self._half, base, alpha=1 / self._weight, out=self._buffer(0, base)))
         return n.add_(self._coding.lowest_count) if self._coding.lowest_count else n
 
-    def end(self) -> Tensor:
-        """End the batch, and return n at T, int32, shape (sample, neuron)."""
+    def departure(
+        self, shown: Tensor, silenced: Tensor | None, initial_fraction: float, slack: float
+    ) -> tuple[Number, Number]:
+        """How far the batch is from the conservation law; see `Tally`."""
+        total, n = (values.view(shown.shape) for values in (self.input_sum, self.spike_count()))
+        theta = torch.from_numpy(self.plan.threshold).to(shown.device)
+        return departure(shown, total, n, theta, silenced, initial_fraction, slack)
+
+    def end(self) -> None:
+        """End the batch."""
         n = self.spike_count()
         # A sum in int32 is several times as fast as in int64, and large enough for any batch.
         per_neuron = n.sum(0, dtype=torch.int32).to(torch.int64)
@@ -278,7 +336,6 @@ class LevelTally:
         self._per_neuron = per_neuron if self._per_neuron is None else self._per_neuron.add_(per_neuron)
         self._spikes_at = self._step_sums if self._spikes_at is None else self._spikes_at.add_(self._step_sums)
         self._samples.extend(self._sums.cpu().numpy())
-        return n
 
     @property
     def touched(self) -> bool:
@@ -289,17 +346,14 @@ class LevelTally:
         """What the batches since the last call have added up to; starts anew."""
         assert self._like is not None, "take() before the first batch"
         assert self._per_neuron is not None, "take() before the first batch has ended"
-        statistics = {}
-        for t, coding in self._codings.items():
-            if t in self._bins:
-                bins = self._bins[t].cpu().numpy()
-                codes = np.flatnonzero(bins)
-                statistics[t] = count(coding.decode(codes, bins[codes]), self._largest[t])
-            else:
-                statistics[t] = replace(self._counted[t], largest=self._largest[t])
+        assert self._spikes_at is not None
+        statistics = {
+            t: replace(counted.statistics(), largest=self._largest[t].cpu().numpy())
+            for t, counted in sorted(self._counted.items())
+        }
         gathered = LayerStatistics(
             statistics,
-            self._spikes_at_every(statistics),
+            spikes_at_every(self._spikes_at.cpu().numpy().astype(np.int64), statistics, self._coding.lowest_count),
             self._per_neuron.view(self._like[0]).cpu().numpy(),
             self._samples.whole(),
             self._first_input.cpu().numpy(),
@@ -307,14 +361,128 @@ class LevelTally:
         self._forget()
         return gathered
 
-    def _spikes_at_every(self, statistics: dict[int, Statistics]) -> Ints:
-        """Σ s(t) for every t: from the histograms where those of t and t - 1 are there, else from what was summed."""
-        assert self._spikes_at is not None
-        spikes = self._spikes_at.cpu().numpy().astype(np.int64)
-        counted = 0
-        values = np.arange(self.plan.timesteps - self._coding.lowest_count + 1) + self._coding.lowest_count
-        for t in range(1, self.plan.timesteps + 1):
-            if t in statistics:
-                spikes[t - 1] = int(statistics[t].joint.sum(0) @ values) - counted
-            counted += int(spikes[t - 1])
-        return spikes
+
+class Places:
+    """A histogram with a place for each code of a t, and one below and above for what is no code."""
+
+    def __init__(self, coding: Coding, device: torch.device) -> None:
+        self._coding = coding
+        self._bins = torch.zeros(coding.size + 2, dtype=torch.int64, device=device)
+        self._one = torch.ones(1, dtype=torch.int64, device=device)
+
+    def add(self, codes: Tensor) -> None:
+        """Count codes, int32; overwrites them."""
+        places = codes.clamp_(-1, self._coding.size).add_(1).view(-1)
+        if devices.at_hand(codes.device):
+            self._bins += torch.bincount(places, minlength=len(self._bins))
+        else:
+            # `bincount` would ask an accelerator for the largest code.
+            self._bins.scatter_add_(0, places.to(torch.int64), self._one.expand(len(places)))
+
+    def beyond(self) -> Tensor:
+        """True if something was no code."""
+        return (self._bins[0] + self._bins[-1]) > 0
+
+    def statistics(self) -> Statistics:
+        """Of what was counted, without the largest error."""
+        bins = self._bins[1:-1].cpu().numpy()
+        codes = np.flatnonzero(bins)
+        return count(self._coding.decode(codes, bins[codes]))
+
+
+class Totals:
+    """The sums and small tables of a t whose codes are too many for a histogram."""
+
+    def __init__(self, coding: Coding, device: torch.device) -> None:
+        self._coding = coding
+        zeros = partial(torch.zeros, dtype=torch.int64, device=device)
+        self._pairs = (coding.timestep - coding.lowest_count + 1) * coding.classes
+        self._table, self._local = zeros(self._pairs * INSIDES + 1), zeros(LOCALS)
+        self._moments, self._products = zeros(len(PARTS)), zeros(len(PARTS), len(PARTS))
+
+    def add(self, fine: Tensor, n: Tensor, of_class: Tensor) -> None:
+        """Count neurons.
+
+        Args:
+            fine: ⌊R·u⌋ within the coding's limits.
+            n: less the lowest count.
+            of_class: k, or k + L + 1 for a silenced neuron.
+        """
+        unknown = fine.isnan().reshape(-1)
+        fine, n, of_class = (values.reshape(-1).to(torch.int64) for values in (fine, n, of_class))
+        coding, each = self._coding, self._coding.levels + 1
+        code = n * coding.classes + of_class
+        code = torch.where((code >= 0) & (code < self._pairs) & ~unknown, code, self._pairs)
+        n, silent, k = n + coding.lowest_count, of_class >= each, of_class.remainder(each)
+        t, levels, resolution = coding.timestep, coding.levels, coding.resolution
+
+        def floored(values: Tensor, by: int) -> Tensor:
+            return values.div(by, rounding_mode="floor")
+
+        even = floored(fine + coding.start, resolution).clamp_(-t if coding.unguarded else 0, t)
+        half = floored(fine + resolution // 2, resolution).clamp_(0, t)
+        mean = floored(2 * levels * fine + resolution * t, 2 * resolution * t).clamp_(0, levels)
+        uneven, silencing = (n - even) * levels, (n - even) * levels * silent
+        parts = (uneven - silencing, silencing, (even - half) * levels, half * levels - mean * t, (mean - k) * t)
+        for i, one in enumerate(parts):
+            self._moments[i] += one.sum()
+            for j, other in enumerate(parts[i:], start=i):
+                self._products[i, j] += (one * other).sum()
+        residual = floored(fine + coding.start - n * resolution, resolution // RESIDUAL_BINS_PER_THRESHOLD)
+        bins = (residual + INSIDE).clamp_(0, BINS - 1)
+        inside = floored(residual, RESIDUAL_BINS_PER_THRESHOLD).clamp_(-1, 1) + 1
+        code = code * INSIDES + torch.where(silent, INSIDES - 1, inside)
+        compared = (n > even) + 2 * (n < even)
+        local = ((even > 0) * len(COMPARISONS) + compared) * (BINS + 1) + torch.where(silent, BINS, bins)
+        one = torch.ones_like(code)
+        self._table.scatter_add_(0, code.clamp_(max=self._pairs * INSIDES), one)
+        self._local.scatter_add_(0, local, one)
+
+    def beyond(self) -> Tensor:
+        """True if a neuron's count was none that it can reach."""
+        return self._table[-1] > 0
+
+    def statistics(self) -> Statistics:
+        """Of what was counted, without the largest error."""
+        sums = (values.cpu().numpy() for values in (self._table[:-1], self._local, self._moments, self._products))
+        return from_totals(self._coding, *sums)
+
+
+def from_totals(coding: Coding, table: Ints, local: Ints, moments: Ints, products: Ints) -> Statistics:
+    """The statistics of a t, without the largest error, from sums over its neurons.
+
+    Args:
+        coding: of that t.
+        table: neurons of each pair of n and class, and v(t) below, inside, above or silenced.
+        local: neurons by sign of n_even, comparison with it, and residual bin, with one more bin for silenced ones.
+        moments: Σ of `PARTS`, in units of θ/(L·t).
+        products: Σ of their products, on the diagonal and above it.
+
+    Raises:
+        OverflowError: a sum might not fit in 64 bits.
+    """
+    # Silenced neurons are a column of the table, so their class is not needed.
+    table = table.reshape(-1, coding.classes // (coding.levels + 1), coding.levels + 1, INSIDES).sum(1)
+    table = table.transpose(1, 0, 2)
+    if (coding.levels * (coding.timestep - coding.lowest_count)) ** 2 * int(table.sum()) >= 2**63:
+        raise OverflowError(TOO_LARGE)
+    joint = np.zeros((coding.levels + 1, coding.timesteps - coding.lowest_count + 1), np.int64)
+    joint[:, : table.shape[1]] = table.sum(2)
+    k = np.arange(table.shape[0])[:, None]
+    n = np.arange(table.shape[1])[None] + coding.lowest_count
+    cases = np.zeros((len(SIGNS), len(COMPARISONS), INSIDES), np.int64)
+    against_ann = comparison(n * coding.levels, k * coding.timestep)
+    np.add.at(cases, ((k > 0).astype(int), against_ann), table)
+    local = local.reshape(len(SIGNS), len(COMPARISONS), BINS + 1)
+    places = [TERMS.index(name) for name in PARTS]
+    of_terms, between = np.zeros(len(TERMS), np.int64), np.zeros((len(TERMS), len(TERMS)), np.int64)
+    of_terms[places] = moments
+    between[np.ix_(places, places)] = np.triu(products) + np.triu(products, 1).T
+    # The total is the sum of its pieces.
+    of_terms[0] = of_terms.sum()
+    between[0] = between.sum(0)
+    between[:, 0] = between.sum(1)
+    return Statistics(
+        cases, local.sum(2), joint, of_terms, between, local[:, :, :BINS].sum((0, 1)),
+        sums_of(joint, coding.lowest_count), NO_ERROR,
+    )  # fmt: skip

@@ -11,12 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from probe.attribution import AnalogCoding, Coding, LayerStatistics
+from probe.attribution import AnalogCoding, Coding, Ints, LayerStatistics, Statistics
+from probe.tally import devices
 
 PIECE = 131_072
 """Neurons a piece: small enough for the cache, large enough that the cost of a call does not count."""
 HUGE = 3e38
 """Added to an input that is to lose a comparison; with 0 instead of 1 times this, an input stays as it is."""
+
+
+Number = float | Tensor
+"""A number, or one that still lies on an accelerator."""
 
 
 class TooManySpikes(ValueError):
@@ -74,22 +79,62 @@ class GrowingArray:
 
 
 class Tally(Protocol):
-    """Gathers one layer over batches.
+    """Gathers one layer over batches: `begin` with the ANN's values, `step` at each t, `end`; `take` the result."""
 
-    Attributes:
-        input_sum: Σx so far in this batch, float32 (sample, neuron), summed in the order of t.
-    """
-
-    input_sum: Tensor
+    @property
+    def input_sum(self) -> Tensor:
+        """Σx so far in this batch, float32 (sample, neuron), summed in the order of t; until the next begins."""
 
     def begin(self, first_sample: int, values: Tensor, silenced: Tensor | None = None) -> None:
-        """Start a batch with the ANN's k or a, (sample, *neuron); without an ANN only the shape counts."""
+        """Start a batch.
+
+        Args:
+            first_sample: the recording's index of its first sample.
+            values: the ANN's k, whole numbers in any dtype, or its a, float32; shape (sample, *neuron). Without an ANN
+                only the shape counts.
+            silenced: SRP's mask, same shape; None where the plan's codings have no `silencing`.
+        """
 
     def step(self, t: int, x: Tensor, output: Tensor) -> None:
-        """Add timestep t, from 1: the layer's input and output, both (sample, *neuron)."""
+        """Add timestep t, from 1.
 
-    def end(self) -> Tensor:
-        """End the batch, and return n at T, whole numbers, shape (sample, neuron)."""
+        Args:
+            x: the layer's input x(t), shape (sample, *neuron).
+            output: its output, s(t) times the height of a spike, same shape.
+
+        Raises:
+            FloatingPointError: an input is NaN; not where that would take waiting for an accelerator.
+            TooManySpikes: a neuron has fired more often than its family said it would; likewise.
+        """
+
+    def spike_count(self) -> Tensor:
+        """n so far in this batch, whole numbers, shape (sample, neuron)."""
+
+    def departure(
+        self, shown: Tensor, silenced: Tensor | None, initial_fraction: float, slack: float
+    ) -> tuple[Number, Number]:
+        """How far neurons are from the conservation law v = v(0) + Σx - θ·n, in units of θ.
+
+        Args:
+            shown: the potential as the module has it, (sample, *neuron).
+            silenced: SRP's mask, under which the law says nothing.
+            initial_fraction: v(0) in units of θ.
+            slack: what rounding explains, for each θ of |Σx| and two more.
+
+        Returns:
+            The largest distance, and the largest less what rounding explains, or 0 if none is above that; on an
+            accelerator as tensors.
+        """
+
+    def fault(self) -> Tensor | None:
+        """The first t of this batch at which `step` would have raised `TooManySpikes` had it waited for an accelerator.
+
+        Returns:
+            One number, 0 for none, which still lies there; None where `step` has raised itself.
+        """
+
+    def end(self) -> None:
+        """End the batch."""
 
     @property
     def touched(self) -> bool:
@@ -97,6 +142,87 @@ class Tally(Protocol):
 
     def take(self) -> LayerStatistics:
         """What the batches since the last call have added up to; starts anew."""
+
+
+class ByDevice:
+    """A tally that is made when the first batch tells where its tensors lie."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._kept: Tally | None = None
+
+    def _make(self, device: torch.device) -> Tally:
+        raise NotImplementedError
+
+    @property
+    def _tally(self) -> Tally:
+        assert self._kept is not None, "before the first batch"
+        return self._kept
+
+    @property
+    def input_sum(self) -> Tensor:
+        """Σx so far in this batch."""
+        return self._tally.input_sum
+
+    def begin(self, first_sample: int, values: Tensor, silenced: Tensor | None = None) -> None:
+        """Start a batch."""
+        if self._kept is None:
+            self._kept = self._make(values.device)
+        self._kept.begin(first_sample, values, silenced)
+
+    def step(self, t: int, x: Tensor, output: Tensor) -> None:
+        """Add timestep t, from 1."""
+        self._tally.step(t, x, output)
+
+    def spike_count(self) -> Tensor:
+        """n so far in this batch."""
+        return self._tally.spike_count()
+
+    def departure(
+        self, shown: Tensor, silenced: Tensor | None, initial_fraction: float, slack: float
+    ) -> tuple[Number, Number]:
+        """How far neurons are from the conservation law."""
+        return self._tally.departure(shown, silenced, initial_fraction, slack)
+
+    def fault(self) -> Tensor | None:
+        """The first t at which `step` would have raised had it waited."""
+        return self._tally.fault()
+
+    def end(self) -> None:
+        """End the batch."""
+        self._tally.end()
+
+    @property
+    def touched(self) -> bool:
+        """True if a batch has ended since the last `take`."""
+        return self._kept is not None and self._kept.touched
+
+    def take(self) -> LayerStatistics:
+        """What the batches since the last call have added up to; starts anew."""
+        return self._tally.take()
+
+
+def departure(
+    shown: Tensor, total: Tensor, n: Tensor, threshold: Tensor, silenced: Tensor | None, initial: float, slack: float
+) -> tuple[Tensor, Tensor]:
+    """`Tally.departure` by torch; all arrays are (sample, *neuron), θ and the mask may broadcast."""
+    apart = (shown - total).div_(threshold).add_(n).sub_(initial).abs_()
+    if silenced is not None:
+        apart = apart.masked_fill_(silenced, 0)
+    # The product is rounded before it is subtracted, as compiled loops do it.
+    explained = total.div(threshold).abs_().add_(2).mul_(slack)
+    return apart.max(), (apart - explained).max().clamp(min=0)
+
+
+def spikes_at_every(summed: Ints, statistics: Mapping[int, Statistics], lowest_count: int) -> Ints:
+    """Σ s(t) for every t: from the histograms where those of t and t - 1 are there, else from what was summed."""
+    spikes, counted = summed.copy(), 0
+    for t in range(1, len(spikes) + 1):
+        if t in statistics:
+            joint = statistics[t].joint
+            spikes[t - 1] = int(joint.sum(0) @ (np.arange(joint.shape[1]) + lowest_count)) - counted
+        counted += int(spikes[t - 1])
+    return spikes
 
 
 def first_inputs(before: Tensor, x: Tensor, output: Tensor, barred: Tensor) -> Tensor:
@@ -108,9 +234,9 @@ def first_inputs(before: Tensor, x: Tensor, output: Tensor, barred: Tensor) -> T
         output: the output at t = 1, same shape.
         barred: the same, and above 0 also where a neuron is silenced and so takes no part.
     """
-    rows = max(1, PIECE // x[0].numel()) if x.device.type == "cpu" else len(x)
+    rows = max(1, PIECE // x[0].numel()) if devices.at_hand(x.device) else len(x)
     across = [axis for axis in range(x.ndim) if axis != 1]
-    before = before.to(x.device)
+    before = before.to(x.device, non_blocking=True)
     for start in range(0, len(x), rows):
         some, spikes, out = (every[start : start + rows] for every in (x, output, barred))
         # Many times as fast as torch.where: an input that does not take part is moved far away.
