@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from probe.families import LayerPair as LayerPair
     from probe.families import Subject as Subject
     from probe.families import Traits as Traits
+    from probe.merging import merge as merge
     from probe.plots import draw as draw
     from probe.recording import Recording as Recording
     from probe.recording import open_recording as open  # noqa: F401
@@ -56,6 +57,7 @@ _PUBLIC = {
     "layer_table": ("probe.analysis", "layer_table"),
     "trace": ("probe.analysis", "trace"),
     "verify": ("probe.verification", "verify"),
+    "merge": ("probe.merging", "merge"),
     "suppose": ("probe.what_if", "suppose"),
     "measure_surrogate": ("probe.surrogates", "measure_surrogate"),
     "watch": ("probe.watching", "watch"),

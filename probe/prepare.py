@@ -22,7 +22,7 @@ from probe.families import Subject
 from probe.model_names import Opened, open_model
 from probe.models import DEFAULT_T, Options, adapt, networks_of
 from probe.recording.schema import time_grid
-from probe.run import Survey, survey
+from probe.run import Survey, seeded, survey
 
 LARGEST_T = 10_000
 DEFAULT_SWEEP_T = 64
@@ -225,6 +225,11 @@ def adapted(source: Source) -> Adapted:
     Raises:
         ProbeError: something does not fit.
     """
+    with seeded(source.seed):
+        return _adapted(source)
+
+
+def _adapted(source: Source) -> Adapted:
     opened = _opened(source)
     networks = networks_of(opened.model)
     if source.data is None and opened.data is None:
@@ -269,7 +274,8 @@ def prepare(source: Source) -> Prepared:
     """
     found = adapted(source)
     try:
-        surveyed = survey(found.subject, found.x, found.timesteps)
+        with seeded(source.seed):
+            surveyed = survey(found.subject, found.x, found.timesteps)
         _check_classes(surveyed, found.data)
         if source.average_pool and any(bend.operation == "max-pooling" for bend in surveyed.bends):
             raise ProbeError(

@@ -18,17 +18,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from probe.attribution import LEVEL_TOLERANCE, why_not_even
+from probe.attribution import LEVEL_TOLERANCE, LayerStatistics, why_not_even
 from probe.commuting import Bend, bends, plain
 from probe.cost import Wiring, cost_fact, wiring_of
 from probe.errors import ProbeError
 from probe.families import LayerPair, Subject, time_first
+from probe.recording.facts import Facts, broken_oracles
 from probe.recording.schema import LayerInfo, per_sample_grid
 from probe.tally import Plan, tally_of
-from probe.tap import Oracle, Sink, Tap, numpy_of
+from probe.tap import Oracle, Sink, Tap, numpy_of, settle
 from probe.userfile import has_user_frame, user_traceback
 
 Digests = npt.NDArray[np.uint64]
+SEEDS = 1_000_003
+"""Between the random numbers of two seeds lie those of as many samples."""
 
 
 # ------------------------------------------------------------------------------------------------------ survey
@@ -59,6 +62,15 @@ class Survey:
     trained: tuple[str, ...]
     bends: tuple[Bend, ...] = ()
     cost: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers that depend on the seed alone; outside, those of the user go on as if nothing had been."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed % (1 << 63))
+        yield
 
 
 @contextlib.contextmanager
@@ -396,6 +408,7 @@ class Run:
         timesteps: T.
         grid: the t of the statistics.
         per_sample: the t of which sums are kept for each sample; None for those of a recording.
+        seed: of the random numbers that a network may draw; they depend on it and on the batch's first sample alone.
     """
 
     def __init__(
@@ -409,9 +422,11 @@ class Run:
         timesteps: int,
         grid: tuple[int, ...],
         per_sample: tuple[int, ...] | None = None,
+        seed: int = 0,
     ) -> None:
         per_sample = per_sample_grid(timesteps) if per_sample is None else per_sample
         self.subject, self.surveyed, self.sink, self.timesteps = subject, surveyed, sink, timesteps
+        self.seed = seed
         self._fed: dict[str, list[int]] = {"ann": [], "snn": []}
         self._network, self._samples = "", 0
         self.fed_differently = 0
@@ -486,7 +501,7 @@ class Run:
         ann: Tensor | None = None
         steps: list[Tensor] = []
         # Not inference mode: the states that neurons keep could not be reset outside it.
-        with torch.no_grad():
+        with torch.no_grad(), seeded(self.seed * SEEDS + first):
             if self.subject.ann is not None:
                 self._start("ann")
                 ann = self.subject.run_ann(x.clone())
@@ -499,6 +514,7 @@ class Run:
                     steps.append(logits)
                 t = None if t is None else t + 1
                 self._start("snn", t)
+            settle(self.taps)
             for tap in self.taps:
                 tap.end()
             self._start("")
@@ -520,23 +536,16 @@ class Run:
 
     def broken(self) -> tuple[str, ...]:
         """A sentence for each oracle that this run breaks."""
-        told = []
-        if self.fed_differently:
-            told.append(f"ANN and SNN were fed different numbers in {self.fed_differently} samples")
+        return tuple(broken_oracles(self.facts(), {tap.info.index: tap.info.name for tap in self.taps}))
+
+    def take(self) -> tuple[dict[int, LayerStatistics], Facts]:
+        """Statistics by layer and facts of the batches since the last call; starts anew."""
+        gathered = {tap.info.index: tap.tally.take() for tap in self.taps if tap.tally.touched}
+        facts = self.facts()
+        self.fed_differently = 0
         for tap in self.taps:
-            where, oracle = f"layer {tap.info.index} ({tap.info.name})", tap.oracle
-            if oracle.broken:
-                told.append(
-                    f"{where} errs in {oracle.violations} neurons that cannot err, and its inputs differ by up to "
-                    f"{oracle.input_difference:.2g} θ: fed the same input at every t it has no unevenness, so samples "
-                    "are mis-paired, time is read in the wrong order, or θ or v(0) is not what it is said to be"
-                )
-            if tap.law_broken:
-                told.append(
-                    f"{where} is up to {tap.law:.2g} θ away from the conservation law v(T) = v(0) + Σx - θ·n: it is no "
-                    "soft-reset neuron with the θ and v(0) that it is said to have, and its attribution means nothing"
-                )
-        return tuple(told)
+            tap.law, tap.beyond_rounding, tap.oracle = None, 0.0, Oracle(tap.oracle.applies)
+        return gathered, facts
 
     def _training_kinds(self) -> list[str]:
         """Classes of the modules that were found in training mode."""
@@ -544,8 +553,8 @@ class Run:
         every = (pair for network in self.subject.networks for pair in network.named_modules())
         return sorted({type(module).__name__ for name, module in every if name in found})
 
-    def facts(self) -> dict[str, Any]:
-        """What a later diagnosis needs and no array holds."""
+    def facts(self) -> Facts:
+        """What a later diagnosis needs and no array holds, of the batches since the last `take`."""
         return {
             "modes": {"found_in_training_mode": list(self.surveyed.trained), "training_kinds": self._training_kinds()},
             "calls": {name: {"ann": ann, "snn": snn} for name, (ann, snn) in self.surveyed.calls.items()},

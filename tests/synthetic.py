@@ -10,10 +10,12 @@ import numpy as np
 
 from probe.attribution import LayerStatistics
 from probe.recording import Batch, LayerInfo, RunInfo, Writer
+from probe.recording.joining import appear
+from probe.recording.parts import PartsFolder
 from probe.recording.schema import time_grid
 from probe.spikes import pack
 
-FACTS = {"modes": {}, "calls": {}, "order": [], "law": {}, "oracles": {}}
+FACTS = {"modes": {}, "calls": {}, "order": [], "law": {}, "oracles": {}, "fed": {"differing_samples": 0}}
 
 
 def write_recording(
@@ -44,9 +46,10 @@ def write_recording(
     grid = time_grid(timesteps)
     info = RunInfo(
         timesteps=timesteps, record=record, family="own", method="if", model=model, data="random", split="test",
-        seed=0, classes=10, batch_size=samples, grid=grid, run_id="1",
+        seed=0, classes=10, batch_size=samples, grid=grid, run_id="1", asked=samples,
     )  # fmt: skip
-    writer = Writer(path, info, layers)
+    folder = PartsFolder(path)
+    writer = Writer(folder, info, layers)
     numbers = np.arange(samples)
     network = {
         "index": numbers, "label": numbers % 10, "digest_ann": numbers.astype(np.uint64),
@@ -81,7 +84,8 @@ def write_recording(
             statistics, spikes.sum(across, dtype=np.int64), counts[:, -1].sum(0),
             np.zeros((samples, 0, 5), np.int64), np.full((2, shape[0]), np.nan, np.float32),
         )  # fmt: skip
-    writer.finish(gathered, FACTS, complete=complete)
+    writer.commit(gathered, FACTS, complete=complete)
+    appear(folder, info.run_id, samples if complete else samples + 1, None)
     return path
 
 

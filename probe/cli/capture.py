@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ ASK_ABOVE = 10e9
 @click.option("--record", default="full", show_default=True, type=click.Choice(PRESETS), help="What to keep.")
 @click.option("-o", "--output", default="recording.h5", show_default=True, type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace an existing recording.")
+@click.option("--resume", is_flag=True, help="Go on where an earlier run of this command ended; begin if none has.")
 @click.option("--yes", is_flag=True, help="Write more than 10 GB without asking.")
 @click.option("--batch-size", default=50, show_default=True)
 @click.option("--strict", is_flag=True, help="Exit with 1 if an oracle is broken.")
@@ -47,22 +49,33 @@ def command(yes: bool, strict: bool, **options: Any) -> int:
              full    and every input of both networks
 
     \b
+    A capture that ended early, however it did, goes on where it was with
+      the same command and --resume
+    and several processes share one with
+      torchrun --nproc-per-node=N -m probe capture ...
+
+    \b
     Example:  probe capture zoo:digits -T 16 --samples 500 --record counts -o counts.h5
     """
     from probe.session import oracle_message, plan
 
     arguments = "probe " + shlex.join(sys.argv[1:])
     planned = plan(command=arguments, **source_arguments(options), **options)
-    for note in planned.notes:
-        complain(f"note: {note}")
-    _announce(planned)
+    if planned.speaks:
+        for note in planned.notes:
+            complain(f"note: {note}")
+        _announce(planned)
     if planned.bytes > ASK_ABOVE and not yes:
         raise ProbeError(
             f"this would write up to {bytes_text(planned.bytes)}", expected="at most 10 GB without being told",
             next_step="pass --yes, or record less with --record, --layer or --samples",
         )  # fmt: skip
-    with progress_bar("capture") as progress:
+    with progress_bar("capture") if planned.speaks else nullcontext() as progress:
         captured = planned.run(progress)
+    if not planned.speaks:
+        return EXIT_CHECK if strict and captured.broken else 0
+    for note in captured.notes:
+        complain(f"note: {note}")
     from probe.analysis import accuracy
 
     found = accuracy(captured.path)

@@ -28,9 +28,10 @@ from probe.diagnosis.findings import Finding, as_json, worst_first
 from probe.errors import Interrupted, ProbeError
 from probe.families import LayerPair, Subject, time_first
 from probe.prepare import Adapted, Prepared, Source, adapted
+from probe.recorder import Progress
 from probe.recording import open_recording
 from probe.run import check_spikes, evaluating, understandable
-from probe.session import Capture, Progress, plan
+from probe.session import Capture, plan
 
 SAMPLES = 100
 """Samples of a diagnosis: seconds for a small network, and two batches, so that what one leaves to the next is seen;

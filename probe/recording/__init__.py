@@ -3,8 +3,9 @@
 The tree (a preset in brackets means: from that preset on; `stats` < `counts` < `spikes` < `full`)::
 
     /                    attrs: format="probe-recording" format_version=1 run_id created_by created_utc command complete
-                         timesteps samples family method model checkpoint_sha256 data split seed record torch_version
-                         device; parts (JSON), parts_folder where the arrays lie in part files
+                         timesteps samples asked family method model checkpoint_sha256 data split seed record grid
+                         per_sample classes batch_size has_ann torch_version device; weights_digest data_digest
+                         selection_digest (BLAKE2b); parts (JSON), parts_folder where the arrays lie in part files; seal
     /samples             index label digest_ann digest_snn, each (sample,)
     /output              ann (sample, class)   snn (sample, timestep, class): logits as the network gives them
     /facts               JSON text: modes calls order pairs unpaired operations on_spikes cost fed law oracles ...
@@ -30,7 +31,8 @@ this order of operations, with ``"levels-first"`` a = (k / levels) · threshold;
 `snn_spikes` and `silenced` as bits: see `probe.spikes`. `snn_input` with the shape (sample, 1, *neuron) was the same at
 every t. The `statistics` of a ReLU layer have sums of fractions (`moments`, `products`, `sums`) as limbs, a last axis
 of whole numbers l[i] that stand for Σ l[i]·2^(32·i - 128), so that parts add up exactly; `sums_are` says which it is.
-Floats are raw, whole numbers deflated (in `full`, n and k are raw too); every dataset carries fletcher32 checksums.
+Floats are raw, whole numbers deflated (in `full`, n and k are raw too). Every dataset carries fletcher32 checksums but
+for single numbers and texts, which HDF5 cannot check; `seal` is a SHA-256 over those, all attributes, shapes and types.
 
 Long recordings are written in parts (`writer`): `recording.h5` then is an index of virtual datasets over
 `recording.h5.parts/`, and the reader makes sure of every part before it believes a byte.

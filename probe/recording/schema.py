@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -131,6 +133,26 @@ class LayerInfo:
             return AnalogCoding(timestep, timesteps, self.initial_fraction, unguarded, self.silencing, self.graded)
         return Coding(self.levels, timestep, timesteps, self.initial_fraction, unguarded, self.silencing)
 
+    def attributes(self) -> dict[str, Any]:
+        """As HDF5 attributes of the layer's group."""
+        encoding = {
+            "constant_input": self.constant_input, "ann_output": self.encoding, "potential": self.keeps_potential
+        }  # fmt: skip
+        return {
+            "name": self.name, "module": self.module, "neuron": self.neuron, "levels": self.levels or 0,
+            "reset": self.traits.get("reset", "subtract"), "shape": np.array(self.shape, np.int64),
+            "layout": self.layout, "traits": json.dumps(self.traits), "encoding": json.dumps(encoding),
+            "paired": self.paired, "snn_name": self.snn_name or self.name, "initial_fraction": self.initial_fraction,
+        }  # fmt: skip
+
+    def parameters(self) -> dict[str, npt.NDArray[np.float32]]:
+        """As datasets of the layer's group, broadcastable to (sample, *neuron)."""
+        threshold = np.asarray(self.threshold, np.float32)
+        return {
+            "height": np.asarray(self.height, np.float32), "threshold": threshold,
+            "initial_potential": np.asarray(threshold * np.float32(self.initial_fraction)),
+        }  # fmt: skip
+
     def arrays(self, preset: str, timesteps: int) -> dict[str, Stored]:
         """The per-sample datasets of a preset."""
         count_type: Any = np.int16 if self.signed or timesteps > 255 else np.uint8
@@ -183,7 +205,13 @@ class Stored:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a recording says of the run as a whole; written as attributes of the root."""
+    """What a recording says of the run as a whole; written as attributes of the root.
+
+    Attributes:
+        asked: how many samples the run is to record.
+        weights_digest: hash of all parameters and buffers of both networks.
+        data_digest: hash of the first sample and of all labels; selection_digest: of the samples' places in the data.
+    """
 
     timesteps: int
     record: str
@@ -205,11 +233,26 @@ class RunInfo:
     created_utc: str = ""
     per_sample: tuple[int, ...] = field(default=())
     has_ann: bool = True
+    asked: int = 0
+    weights_digest: str = ""
+    data_digest: str = ""
+    selection_digest: str = ""
 
     def attributes(self) -> dict[str, Any]:
         """As HDF5 attributes."""
         kept = {**asdict(self), "format": FORMAT, "format_version": VERSION}
-        return {name: value for name, value in kept.items() if name not in ("grid", "per_sample")}
+        return kept | {name: np.array(kept[name], np.int64) for name in ("grid", "per_sample")}
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> RunInfo:
+        """From a recording's attributes.
+
+        Raises:
+            KeyError: one is missing.
+        """
+        found = {one.name: attributes[one.name] for one in fields(cls)}
+        times = {name: tuple(int(t) for t in found[name]) for name in ("grid", "per_sample")}
+        return cls(**(found | times))
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from probe.attribution import RESIDUAL_EDGES, AnalogCoding, Coding, LayerStatistics, Statistics
 from probe.attribution.analog import OFFSETS
@@ -20,10 +22,12 @@ def write(
     gathered: LayerStatistics,
     codings: Mapping[int, Coding | AnalogCoding],
     per_sample: tuple[int, ...],
+    *,
+    of_samples: bool = True,
 ) -> None:
-    """Fill a layer's empty `statistics` group."""
+    """Fill a layer's empty `statistics` group; `of_samples` says whether with those of each sample."""
     grid = tuple(gathered.statistics)
-    group.create_dataset("timestep", data=np.array(grid, np.int64))
+    _small(group, "timestep", np.array(grid, np.int64))
     if grid:
         for name in (f.name for f in fields(Statistics)):
             values = np.stack([getattr(statistics, name) for statistics in gathered.statistics.values()])
@@ -40,11 +44,17 @@ def write(
         group["residual"].attrs["edges"] = RESIDUAL_EDGES
         group["joint"].attrs["first_count"] = coding.lowest_count
         group.attrs["sums_are"] = "whole numbers" if coding.levels else "limbs"
-    group.create_dataset("spikes_at", data=gathered.spikes_at)
+    _small(group, "spikes_at", gathered.spikes_at)
     group.create_dataset("spikes_per_neuron", data=gathered.spikes_per_neuron, chunks=True, **CHECKED)
-    group.create_dataset("per_sample_timestep", data=np.array(per_sample if grid else (), np.int64))
-    group.create_dataset("per_sample", data=gathered.per_sample, chunks=True, **CHECKED).attrs["columns"] = SUMS
-    group.create_dataset("first_input", data=gathered.first_input)
+    _small(group, "per_sample_timestep", np.array(per_sample if grid else (), np.int64))
+    _small(group, "first_input", gathered.first_input)
+    if of_samples:
+        group.create_dataset("per_sample", data=gathered.per_sample, chunks=True, **CHECKED).attrs["columns"] = SUMS
+
+
+def _small(group: h5py.Group, name: str, values: npt.NDArray[Any]) -> None:
+    """A dataset with a checksum, where it holds anything."""
+    group.create_dataset(name, data=values, fletcher32=True if values.size else None)
 
 
 def read(group: h5py.Group) -> LayerStatistics:

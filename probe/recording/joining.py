@@ -1,0 +1,283 @@
+"""From parts to one recording: an index of virtual datasets over them, or one plain file.
+
+Whole numbers add up to the same whatever the parts were, and sums of fractions are kept as limbs, so that they do too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from probe.attribution import LayerStatistics
+from probe.errors import ProbeError
+from probe.recording import statistics as stored_statistics
+from probe.recording.disk import Disk
+from probe.recording.facts import Facts, joined
+from probe.recording.layout import conclude, lay_out, network_arrays
+from probe.recording.parts import PartLine, PartsFolder, sync
+from probe.recording.reader import Recording
+from probe.recording.schema import LayerInfo, RunInfo
+from probe.recording.seal import SEAL, seal
+
+COPIED_AT_ONCE = 64 << 20
+"""Bytes of an array, before compression."""
+Totals = Mapping[int, LayerStatistics]
+"""Layer -> its statistics over all samples, without those of each sample."""
+
+
+def open_part(folder: Path, line: PartLine) -> Recording:
+    """Open a part, which is a recording that is not complete, without a warning.
+
+    Raises:
+        ProbeError: it is not what the ledger says.
+    """
+    path = folder / line.name
+    try:
+        file = h5py.File(path, "r")
+        try:
+            part = Recording(path, file)
+        except BaseException:
+            file.close()
+            raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ProbeError(f"{path} is damaged ({error})", expected="a whole part") from None
+    if part.attributes["run_id"] != line.run_id or part.samples != line.samples:
+        part.close()
+        raise ProbeError(f"{path} is not the part that the ledger names", expected=f"{line.samples} samples")
+    return part
+
+
+def _rows(dataset: h5py.Dataset) -> Iterator[slice | tuple[()]]:
+    """Slices of a dataset along its first axis, of a size that fits into memory."""
+    if dataset.ndim == 0:
+        yield ()
+        return
+    each = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
+    step = max(1, COPIED_AT_ONCE // each)
+    for start in range(0, len(dataset), step):
+        yield slice(start, min(start + step, len(dataset)))
+
+
+def without_samples(statistics: LayerStatistics) -> LayerStatistics:
+    """Statistics less those of each sample, which would grow with the recording."""
+    return replace(statistics, per_sample=statistics.per_sample[:0])
+
+
+def _moved(statistics: LayerStatistics, by: int) -> LayerStatistics:
+    """The same for samples that have another place in the recording."""
+    if not by:
+        return statistics
+    shift = np.array([0, by, 0], np.int64)
+    moved = {
+        t: replace(one, largest=one.largest + shift if one.largest[1] >= 0 else one.largest)
+        for t, one in statistics.statistics.items()
+    }
+    return replace(statistics, statistics=moved)
+
+
+def totals_of(pieces: Sequence[Recording], firsts: Sequence[int], *, keep_places: bool = False) -> Totals:
+    """Statistics of all pieces.
+
+    Args:
+        pieces: in the order of their samples.
+        firsts: of each, the place of its first sample in its own statistics.
+        keep_places: let samples keep these places; else they follow one another without a gap.
+    """
+    totals: dict[int, LayerStatistics] = {}
+    start = 0
+    for piece, first in zip(pieces, firsts, strict=True):
+        for layer in piece.layers:
+            here = _moved(without_samples(layer.statistics), 0 if keep_places else start - first)
+            totals[layer.index] = totals[layer.index] + here if layer.index in totals else here
+        start += piece.samples
+    return totals
+
+
+def _write(
+    file: h5py.File,
+    info: RunInfo,
+    pieces: Sequence[Recording],
+    totals: Totals,
+    put: Callable[[str], None],
+    *,
+    complete: bool,
+    arrays: bool,
+) -> None:
+    """Write one recording of all pieces; `put` gives it a per-sample dataset, by path."""
+    layers = [layer.info for layer in pieces[0].layers]
+    lay_out(file, info, layers, arrays=arrays)
+    for name in network_arrays(info):
+        put(name)
+    for layer in layers:
+        for name in layer.arrays(info.record, info.timesteps):
+            put(f"layers/{layer.index}/{name}")
+        _write_statistics(file, info, layer, totals[layer.index])
+        put(f"layers/{layer.index}/statistics/per_sample")
+    facts: Facts = joined([piece.facts for piece in pieces])
+    conclude(file, facts, samples=sum(piece.samples for piece in pieces), complete=complete)
+
+
+def _write_statistics(file: h5py.File, info: RunInfo, layer: LayerInfo, total: LayerStatistics) -> None:
+    codings = {t: coding for t in info.grid if (coding := layer.coding(t, info.timesteps))}
+    group = file[f"layers/{layer.index}/statistics"]
+    stored_statistics.write(group, total, codings, info.per_sample, of_samples=False)
+
+
+def write_index(folder: PartsFolder, lines: Sequence[PartLine], *, complete: bool, totals: Totals | None) -> None:
+    """Let parts appear as one recording under their final name.
+
+    Args:
+        folder: where they are.
+        lines: the parts, in the order of their samples.
+        complete: they hold all samples of their run.
+        totals: their statistics, where they are known already.
+
+    Raises:
+        OSError: writing failed; what stood under that name still does.
+    """
+    temporary = folder.folder / "index.h5.tmp"
+    pieces: list[Recording] = []
+    try:
+        pieces = [open_part(folder.folder, line) for line in lines]
+        totals = totals or totals_of(pieces, [line.first for line in lines])
+        with Disk(temporary, "w+") as disk:
+            with h5py.File(disk, "w") as file:
+                _write(
+                    file, RunInfo.of(pieces[0].attributes), pieces, totals,
+                    lambda name: _link(file, name, pieces, folder.folder), complete=complete, arrays=False,
+                )  # fmt: skip
+                file.attrs["parts"] = json.dumps(
+                    [
+                        {**vars(line), SEAL: str(piece.attributes[SEAL])}
+                        for line, piece in zip(lines, pieces, strict=True)
+                    ]
+                )
+                file.attrs["parts_folder"] = folder.folder.name
+                seal(file)
+            if disk.error is not None:
+                raise disk.error
+            os.fsync(disk.fileno())
+        os.replace(temporary, folder.path)
+        sync(folder.path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+        for piece in pieces:
+            piece.close()
+
+
+def _link(file: h5py.File, name: str, pieces: Sequence[Recording], folder: Path) -> None:
+    datasets = [piece._file[name] for piece in pieces]
+    shape = (sum(len(dataset) for dataset in datasets), *datasets[0].shape[1:])
+    if not math.prod(shape):
+        # There is nothing to point to.
+        file.create_dataset(name, shape=shape, dtype=datasets[0].dtype)
+        return
+    layout = h5py.VirtualLayout(shape, datasets[0].dtype)
+    start = 0
+    for piece, dataset in zip(pieces, datasets, strict=True):
+        # Relative, so that the recording and its folder can be moved together.
+        source = h5py.VirtualSource(f"{folder.name}/{piece.path.name}", name, dataset.shape)
+        layout[start : start + len(dataset)] = source
+        start += len(dataset)
+    file.create_virtual_dataset(name, layout).attrs.update(dict(datasets[0].attrs.items()))
+
+
+def write_whole(
+    target: Path, info: RunInfo, pieces: Sequence[Recording], firsts: Sequence[int], *, complete: bool
+) -> None:
+    """Write one plain file with everything that some recordings hold.
+
+    Args:
+        target: its name; it appears when it is whole.
+        info: what it says of its run.
+        pieces: in the order of their samples.
+        firsts: of each, the place of its first sample in its own statistics.
+        complete: they hold all samples that were asked for.
+
+    Raises:
+        OSError: writing failed; nothing is left of it.
+    """
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        with Disk(temporary, "w+") as disk:
+            with h5py.File(disk, "w", rdcc_nbytes=8 << 20) as file:
+                _write(
+                    file, info, pieces, totals_of(pieces, firsts), lambda name: _copy(file, name, pieces, disk),
+                    complete=complete, arrays=True,
+                )  # fmt: skip
+                seal(file)
+            if disk.error is not None:
+                raise disk.error
+            os.fsync(disk.fileno())
+        os.replace(temporary, target)
+        sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(file: h5py.File, name: str, pieces: Sequence[Recording], disk: Disk) -> None:
+    samples = sum(piece.samples for piece in pieces)
+    if name not in file:
+        first = pieces[0]._file[name]
+        shape = (samples, *first.shape[1:])
+        checked = {"chunks": True, "fletcher32": True} if math.prod(shape) else {}
+        file.create_dataset(name, shape=shape, dtype=first.dtype, **checked).attrs.update(dict(first.attrs.items()))
+    target = file[name]
+    if len(target) != samples:
+        target.resize(samples, axis=0)
+    start = 0
+    for piece in pieces:
+        source = piece._file[name]
+        for rows in _rows(source):
+            assert isinstance(rows, slice)
+            target[start + rows.start : start + rows.stop] = source[rows]
+            if disk.error is not None:
+                raise disk.error
+        start += len(source)
+
+
+def appear(folder: PartsFolder, run_id: str, asked: int, totals: Totals | None) -> int:
+    """Let the parts of a run become the recording, and let others write there again.
+
+    Args:
+        folder: where they are.
+        run_id: of the run.
+        asked: how many samples it was to record.
+        totals: their statistics, where they are known already and all samples are there.
+
+    Returns:
+        How many samples the recording holds; with 0 there is none, and what stood there before still does.
+
+    Raises:
+        OSError: writing failed; the parts are as they were.
+    """
+    try:
+        lines = folder.lines(run_id)
+        samples = sum(line.samples for line in lines)
+        if not lines:
+            return 0
+        complete = samples == asked
+        part = folder.folder / lines[0].name
+        if len(lines) == 1 and complete and _says_complete(part):
+            os.replace(part, folder.path)
+            sync(folder.path.parent)
+            folder.remove()
+            return samples
+        write_index(folder, lines, complete=complete, totals=totals if complete else None)
+        if complete:
+            folder.keep_only(lines)
+        return samples
+    finally:
+        folder.release()
+
+
+def _says_complete(part: Path) -> bool:
+    with h5py.File(part, "r") as file:
+        return bool(file.attrs["complete"])

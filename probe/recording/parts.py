@@ -1,0 +1,259 @@
+"""The folder of parts: what is safe on disk while there is no recording yet, and who may write there.
+
+A part is a whole recording of some consecutive samples. It gets a temporary name, is closed, synced and renamed, the
+folder is synced, and a line goes into a ledger; what has no line there, or another size, was never committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import h5py
+
+from probe.errors import ProbeError
+
+LEDGER = "ledger.jsonl"
+LOCK = "lock"
+LONGEST_NAME = 200
+"""Bytes; most file systems allow 255, and the names of parts are longer."""
+
+
+@dataclass(frozen=True)
+class PartLine:
+    """A line of the ledger: a part that is whole and on disk.
+
+    Attributes:
+        name: of its file.
+        bytes: its size.
+        first: place of its first sample among all that the run is to record.
+        samples: how many follow one another in it.
+        run_id: of its run.
+    """
+
+    name: str
+    bytes: int
+    first: int
+    samples: int
+    run_id: str
+
+    @property
+    def stop(self) -> int:
+        """One past its last sample."""
+        return self.first + self.samples
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of a recording lie."""
+    return path.with_name(path.name + ".parts")
+
+
+def read_ledger(folder: Path) -> list[PartLine]:
+    """The committed parts in a folder, in the order in which they were noted; all runs, all ranks."""
+    lines: dict[str, PartLine] = {}
+    for ledger in [folder / LEDGER, *sorted(folder.glob("ledger.*.jsonl"))]:
+        with contextlib.suppress(FileNotFoundError):
+            for text in ledger.read_text(errors="replace").splitlines():
+                # The last line of a run that was killed may be cut.
+                with contextlib.suppress(ValueError, TypeError):
+                    line = PartLine(**json.loads(text))
+                    file = folder / Path(line.name).name
+                    if file.is_file() and file.stat().st_size == line.bytes:
+                        lines[line.name] = line
+    return list(lines.values())
+
+
+def covering(lines: Iterable[PartLine]) -> list[PartLine]:
+    """The parts in the order of their samples, none twice."""
+    chosen: list[PartLine] = []
+    for line in sorted(lines, key=lambda line: (line.first, -line.samples)):
+        if not chosen or line.first >= chosen[-1].stop:
+            chosen.append(line)
+    return chosen
+
+
+def run_to_resume(path: Path) -> str | None:
+    """The run that a capture to `path` would go on with; None where there is none.
+
+    Raises:
+        ProbeError: what is there is no recording.
+    """
+    lines = read_ledger(parts_folder(path))
+    finished, complete = _finished(path)
+    if lines and not (complete and lines[-1].run_id == finished):
+        return lines[-1].run_id
+    if finished and not complete:
+        raise ProbeError(
+            f"{path} is incomplete and its ledger is missing", expected=f"{parts_folder(path) / LEDGER}",
+            next_step="pass --overwrite to begin again",
+        )  # fmt: skip
+    return finished
+
+
+def _finished(path: Path) -> tuple[str | None, bool]:
+    """The run behind a recording, and whether it is complete."""
+    if not path.exists():
+        return None, False
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["run_id"]), bool(file.attrs["complete"])
+    except (OSError, KeyError) as error:
+        raise ProbeError(
+            f"{path} is no recording that could be resumed ({error})", expected="a recording, or no file",
+            next_step="pass -o FILE, or --overwrite",
+        ) from None  # fmt: skip
+
+
+def check_target(path: Path, *, overwrite: bool, resume: bool = False) -> None:
+    """Refuse a target that exists or cannot be written.
+
+    Raises:
+        ProbeError: so it is.
+    """
+    folder = path.parent
+    if overwrite and resume:
+        raise ProbeError("both resume and overwrite", expected="one of them", next_step="leave one out")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise ProbeError(f"a file name of {len(path.name)} characters", expected="a shorter one")
+    if not folder.is_dir():
+        raise ProbeError(f"no folder {folder}", expected="an existing folder", next_step="create it or pass another -o")
+    if path.is_dir():
+        raise ProbeError(f"{path} is a folder", expected="a file name", next_step="pass -o FILE")
+    if not os.access(folder, os.W_OK) or not _writable(folder):
+        raise ProbeError(
+            f"folder {folder} cannot be written", expected="a writable folder", next_step="pass another -o"
+        )
+    if overwrite or resume:
+        return
+    if path.exists():
+        raise ProbeError(f"{path} exists", expected="a new file", next_step="pass --overwrite, or -o FILE")
+    if parts_folder(path).exists():
+        raise ProbeError(
+            f"{parts_folder(path)} holds the parts of an unfinished capture",
+            expected="a new file",
+            next_step="pass --resume to go on with it, --overwrite to discard it, or -o FILE",
+        )
+
+
+def _writable(folder: Path) -> bool:
+    trial = folder / f".probe-{os.getpid()}"
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError:
+        return False
+    return True
+
+
+class PartsFolder:
+    """The folder of parts of one recording, held by this process for writing.
+
+    Args:
+        path: the recording's final name.
+        rank: of this process among those that write it together; rank 0 makes the folder, before the others come.
+
+    Raises:
+        ProbeError: another process is writing it.
+    """
+
+    def __init__(self, path: Path, rank: int = 0) -> None:
+        self.path, self.folder, self.rank = path, parts_folder(path), rank
+        self.folder.mkdir(exist_ok=True)
+        self._lock = self._hold()
+        if rank == 0:
+            self._write(read_ledger(self.folder))
+
+    def _name(self, name: str) -> Path:
+        """A file of this rank's own."""
+        return self.folder / (name if self.rank == 0 else f".{self.rank}".join(os.path.splitext(name)))
+
+    def _hold(self) -> IO[str] | None:
+        """Held until the process ends, however it does."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            return None
+        lock = self._name(LOCK).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise ProbeError(
+                f"another capture is writing {self.path}",
+                expected="one writer",
+                next_step="wait for it, or pass another -o",
+            ) from None
+        return lock
+
+    def lines(self, run_id: str) -> list[PartLine]:
+        """The committed parts of a run, in the order of their samples."""
+        return covering(line for line in read_ledger(self.folder) if line.run_id == run_id)
+
+    def add(self, line: PartLine) -> None:
+        """Note a part that is on disk."""
+        sync(self.folder)
+        with self._name(LEDGER).open("a") as ledger:
+            ledger.write(json.dumps(vars(line)) + "\n")
+            ledger.flush()
+            os.fsync(ledger.fileno())
+
+    def _write(self, lines: Sequence[PartLine]) -> None:
+        """Make these the ledger: one file, and no line that was cut."""
+        new = self.folder / (LEDGER + ".tmp")
+        with new.open("w") as ledger:
+            ledger.writelines(json.dumps(vars(line)) + "\n" for line in lines)
+            ledger.flush()
+            os.fsync(ledger.fileno())
+        os.replace(new, self.folder / LEDGER)
+        for other in self.folder.glob("ledger.*.jsonl"):
+            other.unlink(missing_ok=True)
+        sync(self.folder)
+
+    def forget(self, line: PartLine) -> None:
+        """Remove a part that is not whole, so that its samples are captured again."""
+        (self.folder / line.name).unlink(missing_ok=True)
+        self._write(read_ledger(self.folder))
+
+    def keep_only(self, lines: Sequence[PartLine]) -> None:
+        """Remove all that does not belong to a recording that now has its final name."""
+        self._write(lines)
+        kept = {line.name for line in lines} | {LEDGER, LOCK}
+        for old in self.folder.iterdir():
+            if old.is_file() and old.name not in kept:
+                old.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it."""
+        self.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let others write; an empty folder goes, and so does one with nothing but an empty ledger."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        self._name(LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if [file.name for file in self.folder.iterdir()] == [LEDGER] and not read_ledger(self.folder):
+                (self.folder / LEDGER).unlink()
+            self.folder.rmdir()
+
+
+def sync(path: Path) -> None:
+    """Make the file or folder survive a power cut; HDF5 itself never does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where `path` is to be written."""
+    return shutil.disk_usage(path.parent).free
