@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_sweep.py [--rounds 5] [--samples 50] [--batch 25] [--methods if,negspike,srp] [--busy]
 
-Only ratios within one run mean anything, as in `bench_capture`. On a machine that is busy with other work pass --busy:
+Only ratios within one run mean anything, as in `bench_table`. On a machine that is busy with other work pass --busy:
 one thread, and the processor time it takes.
 """
 
