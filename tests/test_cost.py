@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional
 
 import probe
 from probe.cost import compact, cost_fact, wiring_of
+from tests.editing import editing
 from tests.synthetic import write_recording
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
@@ -350,7 +350,7 @@ def test_a_part_of_the_layers_and_older_recordings(tmp_path: Path, full: Path, r
     assert old["cost"]["reason"] == old["layers"][0]["cost_reason"] == "recorded before fan-outs were"
     harmed = tmp_path / "harmed.h5"
     harmed.write_bytes(full.read_bytes())
-    with h5py.File(harmed, "r+") as file:
+    with editing(harmed) as file:
         text = file["facts/cost"].asstr()[()]
         del file["facts/cost"]
         file["facts"].create_dataset("cost", data=text.replace('"values"', '"value"', 1))

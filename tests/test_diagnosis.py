@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -45,6 +44,7 @@ from probe.neurons import QCFS
 from probe.recording import Recording
 from probe.recording.schema import PRESETS
 from tests import paper_models, relu_models
+from tests.editing import editing
 from tests.faults import recordings as faulty
 from tests.faults.harness import Case
 from tests.synthetic import write_recording
@@ -157,7 +157,7 @@ def test_numbers_that_are_none_are_told(full: Path, tmp_path: Path) -> None:
     """A capture refuses them; a file from elsewhere may hold them."""
     copied = tmp_path / "nan.h5"
     copied.write_bytes(full.read_bytes())
-    with h5py.File(copied, "r+") as file:
+    with editing(copied) as file:
         sums = file["layers/2/input_sum"]
         sums[1, 0, 0, 0] = np.nan
         logits = file["output/snn"]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from click.testing import Result
@@ -19,6 +18,7 @@ import probe
 from probe.attribution import CASES, PIECES
 from probe.compare import diff, pair_layers, why_unpaired
 from probe.figures import FIGURES
+from tests.editing import editing
 from tests.synthetic import write_recording
 from tests.test_cli import refused
 
@@ -123,7 +123,7 @@ def test_pairing_takes_out_what_the_samples_share(full: Path, signed: Path, tmp_
     """The same numbers without the pairing: the same differences, wider intervals, and a note."""
     other = tmp_path / "other.h5"
     other.write_bytes(signed.read_bytes())
-    with h5py.File(other, "r+") as file:
+    with editing(other) as file:
         file.attrs["data"] = "others"
     paired, apart = diff(full, signed, timestep=4), diff(full, other, timestep=4)
     assert (paired["paired"], apart["paired"]) == (True, False)
@@ -155,11 +155,11 @@ def test_what_makes_samples_the_same(full: Path, signed: Path, tmp_path: Path) -
         assert why_unpaired(one, other) is None
     changed = tmp_path / "changed.h5"
     changed.write_bytes(full.read_bytes())
-    with h5py.File(changed, "r+") as file:
+    with editing(changed) as file:
         file["samples/digest_snn"][3] ^= 1
     with probe.open(full) as one, probe.open(changed) as other:
         assert why_unpaired(one, other) == "the same samples were fed as different numbers"
-    with h5py.File(changed, "r+") as file:
+    with editing(changed) as file:
         file.attrs["split"] = "train"
     with probe.open(full) as one, probe.open(changed) as other:
         assert why_unpaired(one, other) == "they hold different splits"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ import probe
 from probe.attribution import AnalogCoding, Coding
 from probe.figures import FIGURES, RESAMPLES, bounds, figures_of, pooled_figures, resampled, sample_sums
 from tests import relu_models
+from tests.editing import editing
 from tests.synthetic import write_recording
 
 
@@ -242,7 +242,7 @@ def test_one_sample_and_recordings_without_sums_of_samples(recordings: Callable[
 def test_sums_that_do_not_fit_are_refused(full: Path, tmp_path: Path) -> None:
     harmed = tmp_path / "harmed.h5"
     harmed.write_bytes(full.read_bytes())
-    with h5py.File(harmed, "r+") as file:
+    with editing(harmed) as file:
         kept = file["layers/1/statistics/per_sample"][:10]
         del file["layers/1/statistics/per_sample"]
         file["layers/1/statistics"].create_dataset("per_sample", data=kept)

@@ -14,7 +14,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -26,6 +25,7 @@ from probe.attribution import CASES, TERMS
 from probe.errors import ProbeError
 from probe.what_if import simulate, suppose
 from tests import paper_models, reference, relu_models
+from tests.editing import editing
 from tests.synthetic import write_recording
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -438,7 +438,7 @@ def test_json_and_csv(run: Run, full: Path) -> None:
 
 def test_a_layer_that_cannot_be_run_again_is_one_line(run: Run, full: Path, tmp_path: Path) -> None:
     edited = copied(full, tmp_path / "edited.h5")
-    with h5py.File(edited, "r+") as file:
+    with editing(edited) as file:
         for index, change in {
             1: {"reset": "zero"},
             2: {"leaky": True},
@@ -452,6 +452,9 @@ def test_a_layer_that_cannot_be_run_again_is_one_line(run: Run, full: Path, tmp_
             layer = file[f"layers/{index}"]
             del layer["snn_spikes"]
             layer["snn_spikes"] = np.zeros((40, 8, *layer.attrs["shape"]), np.int8)
+            counts = layer["spike_count"][()]
+            del layer["spike_count"]
+            layer["spike_count"] = counts.astype(np.int32 if index == 3 else np.int16)
         file["layers/5"].attrs["neuron"] = "iaf"
     text = ok(run("what-if", edited, "--inputs", "even"))
     lines = {line.split(" (")[0]: line for line in text.splitlines() if line.startswith("Layer")}
@@ -492,7 +495,7 @@ def test_bad_input(run: Run, full: Path, recordings: Callable[..., Path], tmp_pa
 
 def test_counts_that_are_not_reproduced_are_told(run: Run, full: Path, tmp_path: Path) -> None:
     edited = copied(full, tmp_path / "edited.h5")
-    with h5py.File(edited, "r+") as file:
+    with editing(edited) as file:
         file["layers/1"].attrs["initial_fraction"] = 0.25
         file["layers/2/spike_count"][3, 1, 2, :2] = 7
     wrong = suppose(edited, [1, 2], inputs="even")["layers"]
@@ -507,7 +510,7 @@ def test_counts_that_are_not_reproduced_are_told(run: Run, full: Path, tmp_path:
 def test_ties_are_counted_apart(run: Run, tmp_path: Path) -> None:
     """A neuron that is fed θ/2 meets θ exactly: whoever rounds otherwise misses that spike."""
     path = write_recording(tmp_path / "r.h5", ["one"])
-    with h5py.File(path, "r+") as file:
+    with editing(path) as file:
         layer = file["layers/0"]
         layer["snn_input"][0, :, 0, 0, 0] = [0.25, 0, 0, 0, 0, 0, 0, 0]
         layer["snn_input"][0, :, 0, 0, 1] = [0.125, 0, 0, 0, 0, 0, 0, 0]
@@ -525,7 +528,7 @@ def test_it_runs_without_torch(full: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "False"
+    assert set(done.stderr.splitlines()) == {"False"}
 
 
 def test_the_public_name() -> None:

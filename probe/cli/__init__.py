@@ -20,14 +20,30 @@ import click
 
 from probe import __version__
 from probe.errors import Interrupted, ProbeError
+from probe.printable import printable as printable
 
 COMMANDS = (
     "capture", "layers", "accuracy", "unevenness", "plot", "trace", "what-if", "check", "diagnose", "diff", "sweep",
-    "sensitivity", "surrogate", "gradients", "verify",
+    "sensitivity", "surrogate", "gradients", "verify", "merge",
 )  # fmt: skip
 """Each is a module of this package with a click command called `command`; another command is a file and a word here.
 
 A dash in the word is an underscore in the file's name."""
+
+READING = (
+    "layers",
+    "accuracy",
+    "unevenness",
+    "plot",
+    "trace",
+    "what-if",
+    "check",
+    "diagnose",
+    "diff",
+    "verify",
+    "merge",
+)
+"""Those that read recordings, which the installed command does in a process of its own: see `probe.containment`."""
 
 EXIT_CHECK, EXIT_INPUT, EXIT_OURS, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -62,9 +78,18 @@ class Commands(click.Group):
             # A terminal without Greek letters gets question marks, not half a table.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
+        # Called with arguments it is part of somebody's program, whose threads would not survive a fork.
+        if args is None and any(word in READING for word in sys.argv[1:2]):
+            from probe import containment
+
+            if containment.can_contain():
+                sys.exit(containment.contained(lambda: self._warned(args, prog_name, extra), complain))
+        sys.exit(self._warned(args, prog_name, extra))
+
+    def _warned(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            sys.exit(self._guarded(args, prog_name or "probe", extra))
+            return self._guarded(args, prog_name or "probe", extra)
 
     def _guarded(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
         try:
@@ -84,6 +109,12 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             complain("interrupted")
             return EXIT_INTERRUPTED
+        except MemoryError:
+            complain(
+                "more memory is needed than there is, or than the file's arrays account for; expected a recording that "
+                "fits; choose fewer layers or samples, or close other programs"
+            )
+            return EXIT_INPUT
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 return _ours(error)
@@ -100,11 +131,6 @@ def _ours(error: Exception) -> int:
     traceback.print_exc()
     complain(f"this is an error of probe itself ({type(error).__name__}), please report it with the lines above")
     return EXIT_OURS
-
-
-def printable(text: str) -> str:
-    """Text that may come from a file, with its control characters made visible and harmless."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def complain(message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from probe.cli import printable
+from probe.printable import printable, printable_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +56,7 @@ def _one_format(ctx: click.Context, _param: click.Parameter, as_json: bool) -> b
 
 def print_json(value: Any) -> None:
     """One JSON object; there is no NaN in it."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    click.echo(printable_json(value))
 
 
 def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:

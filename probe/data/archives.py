@@ -31,7 +31,7 @@ def open_digits(asked: Asked) -> DataSet:
     E. Alpaydin and C. Kaynak, 1998, CC BY 4.0. Every third sample is held out for the split `test`. Pixels are whole
     numbers from 0 to 16, here divided by 16; normalised by `half` they are, exactly, (pixel - 8)/8.
     """
-    with np.load(str(files("probe") / "zoo" / "data" / "digits.npz")) as archive:
+    with np.load(str(files("probe") / "zoo" / "data" / "digits.npz"), allow_pickle=False) as archive:
         pixels, labels = archive["images"], archive["labels"].astype(np.int64)
     held_out = np.arange(len(labels)) % 3 == 0
     keep = held_out if asked.split == "test" else ~held_out

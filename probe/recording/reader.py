@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import warnings
 from collections.abc import Iterator
@@ -16,14 +15,28 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from probe import containment
 from probe.attribution import AnalogCoding, Coding, LayerStatistics, Statistics, lawful, levels_of
 from probe.errors import ProbeError
+from probe.printable import shortened
 from probe.recording import statistics as stored_statistics
+from probe.recording.plain import check_facts, check_traits, parsed
 from probe.recording.schema import FIELDS, FORMAT, PRESETS, VERSION, LayerInfo
+from probe.recording.seal import SEAL, seal_of
+from probe.recording.shapes import check_statistics
+from probe.recording.structure import Virtual, check_attributes, check_structure
 from probe.spikes import unpack
 
 Array = npt.NDArray[Any]
 ALL = slice(None)
+DAMAGE = (
+    KeyError, ValueError, TypeError, OSError, RuntimeError, IndexError, AttributeError, ArithmeticError, MemoryError
+)  # fmt: skip
+"""What reading a damaged file may raise, in h5py, numpy, json or here."""
+LONGEST_NAME = 1000
+"""Characters of a layer's name."""
+MOST_FRACTION = 1000.0
+"""v(0) in units of θ beyond which no neuron starts."""
 
 
 class IncompleteRecording(UserWarning):
@@ -50,14 +63,39 @@ def open_recording(path: str | Path = "recording.h5") -> Recording:
             raise ProbeError(
                 f"no file {file}, but {unfinished} holds the parts of an unfinished capture",
                 expected="a finished recording",
-                next_step="run the capture again with --overwrite",
+                next_step="run the same capture again with --resume",
             )
         raise ProbeError(f"no file {file}", expected="a recording", next_step=f"run `probe capture -o {file}`")
     if file.is_dir():
         raise ProbeError(f"{file} is a folder", expected="a recording", next_step="pass the .h5 file")
+    if not file.is_file():
+        # Opening a pipe would wait for a writer, and a device has no end.
+        raise ProbeError(f"{file} is no plain file", expected="a recording", next_step="pass the .h5 file")
+    with containment.opening(str(file), _bytes_of(file)):
+        recording = _opened(file)
+    if not recording.complete:
+        warnings.warn(
+            f"{file} is incomplete: the run was stopped after {recording.samples} samples",
+            IncompleteRecording,
+            stacklevel=2,
+        )
+    return recording
+
+
+def _bytes_of(file: Path) -> int:
+    """Of a recording and of what lies in its folder of parts."""
+    folder = file.with_name(file.name + ".parts")
+    try:
+        return file.stat().st_size + sum(part.stat().st_size for part in folder.glob("*.h5"))
+    except OSError:
+        return file.stat().st_size
+
+
+def _opened(file: Path) -> Recording:
+    """The recording, once it is sure to be one."""
     try:
         handle = h5py.File(file, "r")
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
         if "truncated" in str(error):
             reason = "is cut short"
         elif isinstance(error, PermissionError) or "ermission denied" in str(error):
@@ -68,20 +106,26 @@ def open_recording(path: str | Path = "recording.h5") -> Recording:
             f"{file} {reason}", expected="a recording made by `probe capture`", next_step="capture it again"
         ) from None
     try:
-        recording = Recording(file, handle)
-    except (KeyError, ValueError, TypeError, OSError, RuntimeError, json.JSONDecodeError) as error:
-        handle.close()
-        raise ProbeError(f"{file} is damaged ({error})", expected="a whole recording") from None
+        return Recording(file, handle)
+    except DAMAGE as error:
+        _close(handle)
+        raise ProbeError(
+            f"{file} is damaged ({shortened(_words(error), 300)})", expected="a whole recording",
+            next_step="capture it again",
+        ) from None  # fmt: skip
     except ProbeError:
-        handle.close()
+        _close(handle)
         raise
-    if not recording.complete:
-        warnings.warn(
-            f"{file} is incomplete: the run was stopped after {recording.samples} samples",
-            IncompleteRecording,
-            stacklevel=2,
-        )
-    return recording
+
+
+def _close(handle: h5py.File) -> None:
+    # Of a damaged file even that may fail.
+    with contextlib.suppress(*DAMAGE):
+        handle.close()
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 class Recording:
@@ -100,9 +144,13 @@ class Recording:
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self._file = path, file
+        check_attributes(file.id, "/")
         self.attributes: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
         if self.attributes.get("format") != FORMAT:
-            raise ProbeError(f"{path} is an HDF5 file but no recording", expected="a file made by `probe capture`")
+            raise ProbeError(
+                f"{path} is an HDF5 file but no recording", expected="a file made by `probe capture`",
+                next_step="pass that file",
+            )  # fmt: skip
         version = int(self.attributes["format_version"])
         if version < 1:
             raise ValueError(f"format version {version}")
@@ -110,56 +158,108 @@ class Recording:
             raise ProbeError(
                 f"{path} has recording format {version}", expected=f"at most {VERSION}", next_step="update snn-probe"
             )
-        self._check_parts()
+        parts = self._parts()
+        built = check_structure(file, {name: int(part["samples"]) for name, part in parts.items()})
+        _check_seal(path, file)
+        self._check_parts(parts, built.virtual)
+        containment.limit_memory(built.bytes)
         self.timesteps = int(self.attributes["timesteps"])
         self.samples = int(self.attributes["samples"])
         self.complete = bool(self.attributes["complete"])
         self.record = str(self.attributes["record"])
         if self.record not in PRESETS or self.timesteps < 1 or self.samples < 1:
             raise ValueError("its attributes contradict the format")
-        self._expect("samples/label", (self.samples,))
         self.has_ann = bool(self.attributes.get("has_ann", True))
+        for name, dtype in {"label": np.int64, "index": np.int64, "digest_snn": np.uint64}.items():
+            self._expect(f"samples/{name}", (self.samples,), dtype)
         classes = file["output/snn"].shape[2]
-        self._expect("output/snn", (self.samples, self.timesteps, classes))
+        if classes < 1:
+            raise ValueError("it has no classes")
+        self._expect("output/snn", (self.samples, self.timesteps, classes), np.float32)
         if self.has_ann:
-            self._expect("output/ann", (self.samples, classes))
+            self._expect("samples/digest_ann", (self.samples,), np.uint64)
+            self._expect("output/ann", (self.samples, classes), np.float32)
         indices = sorted(file["layers"], key=int)
-        if not indices:
-            raise ValueError("it has no layer")
+        if not indices or [str(int(index)) for index in indices] != indices or int(indices[0]) < 0:
+            raise ValueError("it has no layers, or layers that are not numbered")
         self.layers = tuple(Layer(self, file[f"layers/{index}"], int(index)) for index in indices)
 
-    def _expect(self, name: str, shape: tuple[int, ...]) -> None:
-        """Refuse a dataset of another shape, before anything is computed with it."""
-        found = self._file[name].shape
-        if found != shape:
-            raise ValueError(f"{name} has shape {found} and not {shape}")
+    def _expect(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        """Refuse a dataset of another shape or type, before anything is computed with it."""
+        item = self._file[name]
+        if not isinstance(item, h5py.Dataset) or item.shape != shape or item.dtype != dtype:
+            told = f"shape {item.shape} and type {item.dtype}" if isinstance(item, h5py.Dataset) else "no shape"
+            raise ValueError(f"{name} has {told} and not {shape} and {np.dtype(dtype)}")
 
-    def _check_parts(self) -> None:
-        """A virtual dataset whose source is missing reads as zeros, so look at every source first."""
-        self._sources: dict[Path, tuple[int, int, int]] = {}
-        parts = json.loads(self.attributes.get("parts", "[]"))
-        folder = Path(str(self.attributes.get("parts_folder", ""))).name
-        if parts and folder != self.path.name + ".parts":
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        """What the file says of its parts, by the name that its virtual datasets know each by."""
+        said = parsed(self.attributes.get("parts", "[]"))
+        folder = str(self.attributes.get("parts_folder", ""))
+        if not isinstance(said, list) or not all(isinstance(part, dict) for part in said):
+            raise ValueError("its parts are no list")
+        if said and folder != self.path.name + ".parts":
             raise ProbeError(
-                f"{self.path} looks for its parts in {folder}",
-                expected=f"a file called {folder.removesuffix('.parts')} beside that folder",
+                f"{self.path} looks for its parts in {shortened(folder, 200)}",
+                expected=f"a file called {shortened(Path(folder).name.removesuffix('.parts'), 200)} beside that folder",
                 next_step="give the recording its old name back",
             )
-        for part in parts:
-            name = Path(str(part["name"])).name
-            file = self.path.with_name(folder) / name
-            if not file.is_file():
+        for part in said:
+            name, size, samples = part["name"], part["bytes"], part["samples"]
+            if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
+                raise ValueError("a part has no plain name")
+            if not (type(size) is int and type(samples) is int and size > 0 and samples > 0):
+                raise ValueError("a part has no size")
+        parts = {f"{folder}/{part['name']}": part for part in said}
+        if len(parts) != len(said):
+            raise ValueError("two parts have one name")
+        return parts
+
+    def _check_parts(self, parts: dict[str, dict[str, Any]], virtual: Virtual) -> None:
+        """A virtual dataset whose source is missing reads as zeros, so look at every source first."""
+        self._sources: dict[Path, tuple[int, int, int]] = {}
+        for part in parts.values():
+            file = self.path.with_name(self.path.name + ".parts") / part["name"]
+            if file.is_symlink() or not file.is_file():
                 raise ProbeError(
-                    f"{file}, a part of {self.path}, is missing",
+                    f"{file}, a part of {self.path}, is missing" + " (a link is none)" * file.is_symlink(),
                     expected="the folder of parts beside the recording",
                     next_step="move both together",
                 )
             if file.stat().st_size != part["bytes"]:
-                raise ProbeError(f"{file} has {file.stat().st_size} bytes", expected=f"{part['bytes']} bytes")
-            with h5py.File(file, "r") as handle:
-                if handle.attrs.get("run_id") != self.attributes["run_id"]:
-                    raise ProbeError(f"{file} belongs to another run", expected=f"run {self.attributes['run_id']}")
+                raise ProbeError(
+                    f"{file} has {file.stat().st_size} bytes", expected=f"{part['bytes']} bytes",
+                    next_step="move the part that was written here, or capture it again",
+                )  # fmt: skip
             self._sources[file] = _identity(file)
+            self._check_part(file, part, virtual)
+
+    def _check_part(self, file: Path, part: dict[str, Any], virtual: Virtual) -> None:
+        """It is the part that was written, and built as one is."""
+        try:
+            with h5py.File(file, "r") as handle:
+                check_attributes(handle.id, "/")
+                if _plain(handle.attrs.get("run_id")) != self.attributes["run_id"]:
+                    raise ProbeError(
+                        f"{file} belongs to another run", expected=f"run {self.attributes['run_id']}",
+                        next_step="put the parts of this run there",
+                    )  # fmt: skip
+                check_structure(handle)
+                for name, (shape, dtype) in virtual.items():
+                    item = handle[name]
+                    if item.shape != (part["samples"], *shape[1:]) or item.dtype != dtype:
+                        raise ValueError(f"{name} has another shape or type than in the recording")
+                if SEAL in part and _plain(handle.attrs.get(SEAL)) != part[SEAL]:
+                    raise ProbeError(
+                        f"{file} is another part than the one that was written under this name",
+                        expected=f"the part with seal {shortened(str(part[SEAL]), 64)}",
+                        next_step="give the parts their old names back",
+                    )
+                _check_seal(file, handle)
+        except DAMAGE as error:
+            raise ProbeError(
+                f"{file}, a part of {self.path}, is damaged ({shortened(_words(error), 300)})",
+                expected="a whole part", next_step="capture it again",
+            ) from None  # fmt: skip
 
     def check_sources(self) -> None:
         """Make sure that no part was removed or replaced since the recording was opened."""
@@ -180,7 +280,7 @@ class Recording:
 
     def close(self) -> None:
         """Close the file; what was read stays."""
-        self._file.close()
+        _close(self._file)
 
     def __repr__(self) -> str:
         return (
@@ -230,16 +330,14 @@ class Recording:
     def facts(self) -> dict[str, Any]:
         """What a later diagnosis needs and no array holds: modes, calls, order, law, oracles."""
         with _reading(self.path, "facts"):
-            facts = {name: json.loads(item[()]) for name, item in self._file["facts"].items()}
-            for name in ("law", "oracles"):
-                if not all(isinstance(verdict, dict) for verdict in facts[name].values()):
-                    raise ValueError(f"{name} is no table of verdicts")
+            facts = {name: parsed(item[()]) for name, item in self._file["facts"].items()}
+            check_facts(facts)
         return facts
 
     @cached_property
     def grid(self) -> tuple[int, ...]:
         """The t at which statistics are kept."""
-        return tuple(int(t) for t in self.layers[0]._group["statistics/timestep"][()]) if self.layers else ()
+        return self.layers[0].grid if self.layers else ()
 
 
 class Layer:
@@ -257,27 +355,30 @@ class Layer:
         self.name, self.module, self.neuron = (str(attributes[key]) for key in ("name", "module", "neuron"))
         self.levels: int | None = int(attributes["levels"]) or None
         self.shape = tuple(int(size) for size in attributes["shape"])
-        self.traits: dict[str, Any] = json.loads(attributes["traits"])
+        self.traits: dict[str, Any] = parsed(attributes["traits"])
+        check_traits(self.traits)
         self.initial_fraction = float(attributes["initial_fraction"])
-        encoding = json.loads(attributes["encoding"])
-        if not 0 <= (self.levels or 0) <= 255 or any(size < 1 for size in self.shape):
+        encoding = parsed(attributes["encoding"])
+        if not self.name or max(len(self.name), len(self.module), len(self.neuron)) > LONGEST_NAME:
+            raise ValueError(f"layer {index} has no name, or one too long")
+        if not 0 <= (self.levels or 0) <= 255 or not self.shape or any(size < 1 for size in self.shape):
             raise ValueError(f"layer {index} has impossible levels or an impossible shape")
-        self.threshold: Array = group["threshold"][()]
-        np.broadcast_shapes(self.threshold.shape, (1, *self.shape))
-        if self.threshold.size > max(1, math.prod(self.shape)) or not bool((self.threshold > 0).all()):
+        if not abs(self.initial_fraction) <= MOST_FRACTION:
+            raise ValueError(f"layer {index} has an impossible v(0)")
+        self.threshold, self.initial_potential, height = (
+            _parameter(group, name, self.shape) for name in ("threshold", "initial_potential", "height")
+        )
+        if not bool((self.threshold > 0).all()):
             raise ValueError(f"layer {index} has an impossible threshold")
-        self.initial_potential: Array = group["initial_potential"][()]
         self.info = LayerInfo(
             index=index, name=self.name, module=self.module, neuron=self.neuron, levels=self.levels, shape=self.shape,
             threshold=self.threshold, initial_fraction=self.initial_fraction, traits=self.traits,
             layout=str(attributes["layout"]), constant_input=bool(encoding["constant_input"]),
-            encoding=str(encoding["ann_output"]), paired=bool(attributes["paired"]), height=group["height"][()],
+            encoding=str(encoding["ann_output"]), paired=bool(attributes["paired"]), height=height,
             keeps_potential=bool(encoding["potential"]), snn_name=str(attributes["snn_name"]),
         )  # fmt: skip
         for name, stored in self.info.arrays(recording.record, recording.timesteps).items():
-            recording._expect(f"layers/{index}/{name}", (recording.samples, *stored.shape))
-        recording._expect(f"layers/{index}/statistics/spikes_at", (recording.timesteps,))
-        recording._expect(f"layers/{index}/statistics/spikes_per_neuron", self.shape)
+            recording._expect(f"layers/{index}/{name}", (recording.samples, *stored.shape), stored.dtype)
 
     def __repr__(self) -> str:
         return f"<Layer {self.index} {self.name!r}: {'x'.join(map(str, self.shape))} {self.neuron} neurons>"
@@ -421,26 +522,40 @@ class Layer:
     # ------------------------------------------------------------------------------------------ statistics
 
     @cached_property
+    def _statistics(self) -> h5py.Group:
+        """The group that holds them, once it is sure to be whole."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            group = self._group["statistics"]
+            check_statistics(group, self.coding, self.recording.samples, self.recording.timesteps, self.shape)
+        return group
+
+    @cached_property
+    def grid(self) -> tuple[int, ...]:
+        """The t at which statistics are kept."""
+        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+            return tuple(int(t) for t in self._statistics["timestep"][()])
+
+    @cached_property
     def statistics(self) -> LayerStatistics:
         """Everything that was gathered while the network ran."""
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
-            return stored_statistics.read(self._group["statistics"])
+            return stored_statistics.read(self._statistics)
 
     def statistics_at(self, timestep: int) -> Statistics | None:
         """The statistics of one t of the grid; None where the grid has no such t."""
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
-            return stored_statistics.read_at(self._group["statistics"], timestep)
+            return stored_statistics.read_at(self._statistics, timestep)
 
     def offsets_at(self, timestep: int) -> dict[int, int]:
         """How many neurons have each offset spike at one t of the grid, as the file keeps it."""
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
-            return stored_statistics.read_offsets(self._group["statistics"], timestep)
+            return stored_statistics.read_offsets(self._statistics, timestep)
 
     @cached_property
     def per_sample_timesteps(self) -> tuple[int, ...]:
         """The t at which sums of each sample are kept."""
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
-            return tuple(int(t) for t in self._group["statistics/per_sample_timestep"][()])
+            return tuple(int(t) for t in self._statistics["per_sample_timestep"][()])
 
     def per_sample_at(self, timestep: int) -> Array | None:
         """Σn, Σk, Σn², Σk², Σnk of each sample at one t, (sample, 5), with a/θ for k where the ANN is ReLU.
@@ -451,7 +566,7 @@ class Layer:
             return None
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
             place = self.per_sample_timesteps.index(timestep)
-            sums: Array = self._group["statistics/per_sample"][:, place]
+            sums: Array = self._statistics["per_sample"][:, place]
             if sums.shape != (self.recording.samples, 5):
                 raise ValueError(f"sums of each sample have shape {sums.shape}")
             return sums
@@ -460,14 +575,14 @@ class Layer:
     def spikes_at(self) -> Array:
         """Σ s(t) over samples and neurons, int64 (timestep,)."""
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
-            spikes: Array = self._group["statistics/spikes_at"][()]
+            spikes: Array = self._statistics["spikes_at"][()]
         return spikes
 
     @cached_property
     def spikes_per_neuron(self) -> Array:
         """n at T summed over samples, int64 (*neuron)."""
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
-            spikes: Array = self._group["statistics/spikes_per_neuron"][()]
+            spikes: Array = self._statistics["spikes_per_neuron"][()]
         return spikes
 
 
@@ -481,9 +596,11 @@ def decode_levels(k: Array, info: LayerInfo) -> Array:
 def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+    except DAMAGE as error:
         raise ProbeError(
-            f"{path}: {what} cannot be read ({error})", expected="a whole recording", next_step="capture it again"
+            f"{path}: {what} cannot be read ({shortened(_words(error), 300)})",
+            expected="a whole recording",
+            next_step="capture it again",
         ) from None
 
 
@@ -497,4 +614,30 @@ def _plain(value: Any) -> Any:
     """An attribute as a Python value."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    if isinstance(value, str):
+        # What was no UTF-8 comes as half a pair, which nothing can print.
+        return value.encode(errors="surrogateescape").decode(errors="replace")
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _parameter(group: h5py.Group, name: str, shape: tuple[int, ...]) -> Array:
+    """θ, v(0) or the height of a spike: finite, one for all neurons or for some."""
+    item = group[name]
+    if item.dtype != np.float32 or item.size > max(1, math.prod(shape)):
+        raise ValueError(f"{item.name} is impossible")
+    values: Array = item[()]
+    if np.broadcast_shapes(values.shape, (1, *shape)) != (1, *shape) or not bool(np.isfinite(values).all()):
+        raise ValueError(f"{item.name} is impossible")
+    return values
+
+
+def _check_seal(path: Path, file: h5py.File) -> None:
+    """Refuse a file whose attributes, shapes or small arrays are not those that were written."""
+    said = _plain(file.attrs.get(SEAL))
+    if said is None:
+        raise ValueError("its seal is missing")
+    if said != seal_of(file):
+        raise ProbeError(
+            f"{path} is not as it was written: its seal is that of other attributes, shapes or small arrays",
+            expected="a recording that was neither damaged nor edited", next_step="capture it again",
+        )  # fmt: skip

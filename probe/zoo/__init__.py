@@ -36,7 +36,7 @@ def load(name: str) -> nn.Module:
 
 def load_weights(network: Network, file: Path) -> Network:
     """Put the weights of an .npz file into `network` and return it, in evaluation mode."""
-    with np.load(file) as archive:
+    with np.load(file, allow_pickle=False) as archive:
         state = {name: torch.from_numpy(archive[name].astype(np.float32)) for name in archive.files}
     missing = network.load_state_dict(state, strict=False)
     if missing.unexpected_keys or any(not name.endswith("num_batches_tracked") for name in missing.missing_keys):
