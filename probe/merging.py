@@ -14,8 +14,16 @@ import numpy as np
 
 from probe.errors import ProbeError
 from probe.recording.identity import OF_SELECTION, differences, identity_of
-from probe.recording.joining import open_part, write_whole
-from probe.recording.parts import check_target, covering, free_bytes, read_ledger
+from probe.recording.joining import open_part, uninterrupted, write_whole
+from probe.recording.parts import (
+    PartLine,
+    allow_open_files,
+    check_target,
+    covering,
+    free_bytes,
+    parts_folder,
+    read_ledger,
+)
 from probe.recording.reader import IncompleteRecording, Recording, open_recording
 from probe.recording.schema import RunInfo
 
@@ -92,10 +100,11 @@ def merge(sources: Sequence[str | Path], output: str | Path, *, overwrite: bool 
                 expected="room for all pieces", next_step="pass another -o",
             )  # fmt: skip
         try:
-            write_whole(
-                target, _joined_info(pieces, runs, asked), [piece.recording for piece in pieces],
-                [piece.first or 0 for piece in pieces], complete=samples == asked,
-            )  # fmt: skip
+            with uninterrupted() as stop:
+                write_whole(
+                    target, _joined_info(pieces, runs, asked), [piece.recording for piece in pieces],
+                    [piece.first or 0 for piece in pieces], complete=samples == asked, stop=stop,
+                )  # fmt: skip
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ProbeError(
@@ -106,17 +115,27 @@ def merge(sources: Sequence[str | Path], output: str | Path, *, overwrite: bool 
 
 
 def _pieces(source: Path, stack: contextlib.ExitStack) -> Iterator[Piece]:
-    if not source.is_dir():
-        with warnings.catch_warnings():
-            # Whether all samples are there is said of the whole.
-            warnings.simplefilter("ignore", IncompleteRecording)
-            yield Piece(source, stack.enter_context(open_recording(source)))
+    if source.is_dir():
+        lines = read_ledger(source)
+        if not lines:
+            raise ProbeError(f"{source} holds no part that is whole", expected="a folder of parts with its ledger")
+        yield from _parts(source, [line for line in lines if line.run_id == lines[-1].run_id], stack)
         return
-    lines = read_ledger(source)
-    if not lines:
-        raise ProbeError(f"{source} holds no part that is whole", expected="a folder of parts with its ledger")
-    for line in covering(line for line in lines if line.run_id == lines[-1].run_id):
-        yield Piece(source, stack.enter_context(open_part(source, line)), line.first)
+    with warnings.catch_warnings():
+        # Whether all samples are there is said of the whole.
+        warnings.simplefilter("ignore", IncompleteRecording)
+        recording = stack.enter_context(open_recording(source))
+    # Each part knows its place among the samples of its run; an incomplete index does not.
+    if recording.parts:
+        yield from _parts(parts_folder(source), recording.parts, stack)
+    else:
+        yield Piece(source, recording, 0 if recording.complete else None)
+
+
+def _parts(folder: Path, lines: Sequence[PartLine], stack: contextlib.ExitStack) -> Iterator[Piece]:
+    allow_open_files(len(lines))
+    for line in covering(lines):
+        yield Piece(folder / line.name, stack.enter_context(open_part(folder, line)), line.first)
 
 
 def _info(piece: Piece) -> RunInfo:

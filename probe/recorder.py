@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import threading
@@ -25,12 +24,13 @@ from probe.ranks import RankLost, Ranks
 from probe.recording.behind import WriteBehind
 from probe.recording.facts import broken_oracles
 from probe.recording.identity import differences, identity_of, planned_identity
-from probe.recording.joining import Totals, appear, open_part, totals_of, without_samples
-from probe.recording.parts import PartLine, PartsFolder, run_to_resume
+from probe.recording.joining import Appeared, Totals, appear, open_part, totals_of, without_samples
+from probe.recording.parts import PartLine, PartsFolder, allow_open_files, covering, run_to_resume
 from probe.recording.reader import open_recording
 from probe.recording.schema import Batch
 from probe.recording.writer import Writer
 from probe.run import Run
+from probe.userfile import has_user_frame, user_traceback
 
 if TYPE_CHECKING:
     from probe.session import Capture
@@ -68,7 +68,7 @@ class Captured:
         with open_recording(path) as recording:
             names = {layer.index: layer.name for layer in recording.layers}
             broken = tuple(broken_oracles(recording.facts, names))
-            parts = sum(int(part["bytes"]) for part in json.loads(recording.attributes.get("parts", "[]")))
+            parts = sum(part.bytes for part in recording.parts)
             return cls(path, recording.samples, path.stat().st_size + parts, broken, tuple(notes))
 
 
@@ -101,6 +101,7 @@ class Recorder:
         self.planned, self.ranks, self.info = planned, ranks, planned.info
         self._folder: PartsFolder | None = None
         self._totals: dict[int, LayerStatistics] = {}
+        self._compact = 0
         self._committed = 0
 
     @property
@@ -119,10 +120,17 @@ class Recorder:
             self._folder = PartsFolder(path)
         except OSError as error:
             raise self._unwritable(error, "") from None
-        if resumed is None:
-            return Start(info.run_id)
         try:
-            return self._found(resumed)
+            start = Start(info.run_id) if resumed is None else self._found(resumed)
+            if start.complete:
+                self.folder.keep_only(start.done)
+                self.folder.release()
+            else:
+                self.folder.begin(start.run_id)
+            return start
+        except OSError as error:
+            self.folder.release()
+            raise self._unwritable(error, "") from None
         except BaseException:
             self.folder.release()
             raise
@@ -142,16 +150,12 @@ class Recorder:
                 self.folder.forget(line)
                 notes.append(f"{line.samples} samples are captured again: {error}")
         complete = False
-        if not done and self.planned.path.exists():
+        if self.planned.path.exists():
             with h5py.File(self.planned.path, "r") as file:
-                self._refuse_other(identity_of(file), here)
-                complete = bool(file.attrs["complete"]) and file.attrs["run_id"] == run_id
-        elif self.planned.path.exists():
-            with h5py.File(self.planned.path, "r") as file:
-                complete = bool(file.attrs["complete"]) and file.attrs["run_id"] == run_id
-        if complete:
-            self.folder.keep_only(done)
-            self.folder.release()
+                if file.attrs["run_id"] == run_id:
+                    self._refuse_other(identity_of(file), here)
+                    held = sum(part.samples for part in done) if "parts" in file.attrs else self.info.asked
+                    complete = bool(file.attrs["complete"]) and held == self.info.asked
         return Start(run_id, tuple(done), complete, tuple(notes))
 
     def _refuse_other(self, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -180,8 +184,9 @@ class Recorder:
     def run(self, progress: Progress | None, *, part_bytes: int, part_seconds: float) -> Captured:
         """Record what is not recorded yet; see `Capture.run`."""
         start = self.ranks.first(self._begin)
+        self._compact = part_bytes
         if start.complete:
-            return Captured.of(self.planned.path, (f"{self.planned.path} is complete already",))
+            return self._captured((f"{self.planned.path} is complete already",))
         try:
             self._expect_one_network()
             self.info = replace(self.info, run_id=start.run_id)
@@ -190,11 +195,14 @@ class Recorder:
                     self._folder = PartsFolder(self.planned.path, self.ranks.rank)
                 except OSError as error:
                     raise self._unwritable(error, "") from None
+            # On disks of their own, other ranks have parts that rank 0 does not see.
+            seen = self.ranks.gather(self.folder.lines(start.run_id) if not self.ranks.leads else list(start.done))
+            done = covering({line.name: line for lines in seen for line in lines}.values())
         except BaseException:
             if self._folder is not None:
                 self._folder.release()
             raise
-        work = self.ranks.share(self._missing(start.done))
+        work = self.ranks.share(self._missing(done))
         writer = WriteBehind(
             Writer(self.folder, self.info, self.planned.layers), part_bytes=part_bytes, part_seconds=part_seconds
         )
@@ -211,6 +219,10 @@ class Recorder:
             raise
         writer.close()
         return self._conclude(start, stopped)
+
+    def _captured(self, notes: Sequence[str]) -> Captured:
+        """What is there now; rank 0 looks, for all."""
+        return self.ranks.first(lambda: Captured.of(self.planned.path, notes))
 
     def _missing(self, done: Sequence[PartLine]) -> list[tuple[int, int]]:
         """The batches, as (first sample, one past the last), that no part covers."""
@@ -254,7 +266,16 @@ class Recorder:
     def _batch(self, run: Run, writer: WriteBehind, first: int, stop: int) -> None:
         prepared = self.planned.prepared
         chosen = self.planned.indices[first:stop]
-        ann, snn = run.batch(prepared.load(chosen), first)
+        try:
+            ann, snn = run.batch(prepared.load(chosen), first)
+        except Exception as error:
+            if isinstance(error, ProbeError) or not has_user_frame(error):
+                raise
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ProbeError(
+                f"the model failed on samples {first} to {stop - 1}: {message}", expected="a forward that runs on all",
+                next_step="mend it, then run the same command with --resume", trace=user_traceback(error),
+            ) from None  # fmt: skip
         digest_ann, digest_snn = run.digests()
         values: dict[str, Any] = {
             "index": chosen, "label": prepared.data.labels[chosen], "digest_snn": digest_snn,
@@ -272,71 +293,81 @@ class Recorder:
         path, asked = self.planned.path, len(self.planned.indices)
         try:
             stopped = any(self.ranks.gather(stopped))
-            samples = self.ranks.first(lambda: self._appear(None)) if stopped else self._together(start)
+            found = self.ranks.first(lambda: self._appear(None)) if stopped else self._together(start)
         except RankLost as lost:
             raise self._without_a_rank(lost) from None
         finally:
             if not self.ranks.leads:
                 self.folder.release()
         if stopped:
+            where = path if found.shown else self.folder.folder
             raise Interrupted(
-                f"stopped: {path} holds {samples} of {asked} samples; the same command with --resume goes on"
-                if samples
+                f"stopped: {where} holds {found.samples} of {asked} samples; the same command with --resume goes on"
+                if found.samples
                 else "stopped before the first batch was over: nothing is kept"
             )
         notes = list(start.notes)
-        if samples < asked:
+        if found.samples < asked:
             notes.append(
-                f"{samples} of {asked} samples are here; where ranks write to disks of their own, `probe merge` joins "
-                f"the folders {self.folder.folder.name}"
+                f"{found.samples} of {asked} samples are here; where ranks write to disks of their own, `probe merge` "
+                f"joins the folders {self.folder.folder.name}"
             )
-        return Captured.of(path, notes)
+        return self._captured(notes)
 
-    def _together(self, start: Start) -> int:
+    def _together(self, start: Start) -> Appeared:
         """All ranks are done: add their statistics up, and let rank 0 write the recording."""
         totals: Totals | None = None
         if self.ranks.size > 1 and all(self.ranks.gather(bool(self._totals))):
             totals = self.ranks.total(self._totals)
         return self.ranks.first(lambda: self._appear(totals, start.done))
 
-    def _appear(self, totals: Totals | None, done: Sequence[PartLine] = ()) -> int:
+    def _appear(self, totals: Totals | None, done: Sequence[PartLine] = ()) -> Appeared:
         try:
             if totals is not None and done:
                 totals = self._with_earlier(totals, done)
-            return appear(self.folder, self.info.run_id, len(self.planned.indices), totals)
+            return appear(
+                self.folder, self.info.run_id, len(self.planned.indices), totals=totals, compact=self._compact
+            )
         except OSError as error:
             raise self._unwritable(error, f"; the finished parts are in {self.folder.folder}") from None
 
     def _with_earlier(self, totals: Totals, done: Sequence[PartLine]) -> Totals:
         """Add the statistics of parts that an earlier run left."""
+        allow_open_files(len(done))
         with contextlib.ExitStack() as stack:
-            pieces = [stack.enter_context(open_part(self.folder.folder, line)) for line in done]
+            pieces = [stack.enter_context(open_part(self.folder.folder, line, trusted=True)) for line in done]
             # Every sample will be there in the end, so each keeps its place.
             earlier = totals_of(pieces, [line.first for line in done], keep_places=True)
         return {layer: earlier[layer] + total for layer, total in totals.items()}
 
     def _without_a_rank(self, lost: RankLost) -> RankLost:
         """The same, with what is there; rank 0 first writes that."""
-        kept = 0
+        kept = Appeared(0, False)
         if self.ranks.leads:
             with contextlib.suppress(OSError, ProbeError):
-                kept = appear(self.folder, self.info.run_id, len(self.planned.indices), None)
-        held = f"{self.planned.path} holds {kept} samples" if kept else f"what was finished is in {self.folder.folder}"
+                kept = appear(self.folder, self.info.run_id, len(self.planned.indices))
+        held = (
+            f"{self.planned.path} holds {kept.samples} samples"
+            if kept.shown
+            else f"what was finished is in {self.folder.folder}"
+        )
         return RankLost(f"{lost.got}; {held}", expected=lost.expected, next_step=lost.next_step)
 
-    def _keep(self, writer: WriteBehind) -> int:
-        """After a failure: what is committed becomes an incomplete recording; how many samples that are."""
+    def _keep(self, writer: WriteBehind) -> Appeared:
+        """After a failure: what is committed becomes an incomplete recording."""
         writer.close()
         if not self.ranks.leads:
             self.folder.release()
-            return 0
-        return appear(self.folder, self.info.run_id, len(self.planned.indices), None)
+            return Appeared(0, False)
+        return appear(self.folder, self.info.run_id, len(self.planned.indices))
 
     def _failed(self, writer: WriteBehind, error: OSError | ProbeError) -> ProbeError:
         """Keep what is safe, and say what that is."""
         try:
             kept = self._keep(writer)
-            rest = f"; {self.planned.path} holds the first {kept} samples" if kept else ""
+            rest = f"; {self.planned.path} holds the first {kept.samples} samples" if kept.shown else ""
+            if kept.samples and not kept.shown:
+                rest = f"; {kept.samples} samples are in {self.folder.folder}, and {self.planned.path} is what it was"
         except OSError:
             rest = f"; the finished parts are in {self.folder.folder}"
         if isinstance(error, ProbeError):

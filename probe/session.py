@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Sequence
@@ -135,7 +136,7 @@ def plan(
         per_sample=per_sample_grid(timesteps), command=command, device=prepared.device.type,
         checkpoint_sha256=prepared.checkpoint_sha256, torch_version=str(torch.__version__), run_id=uuid.uuid4().hex,
         created_by=f"snn-probe {__version__}", created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        has_ann=prepared.subject.ann is not None, asked=len(prepared.indices), **_digests(prepared),
+        has_ann=prepared.subject.ann is not None, asked=len(prepared.indices), **_digests(prepared, asked),
     )  # fmt: skip
     planned = Capture(path, info, prepared, tuple(chosen), resume)
     # What an earlier run has left is there already.
@@ -154,8 +155,13 @@ def _leads() -> bool:
     return not started_by_torchrun() or os.environ["RANK"] == "0"
 
 
-def _digests(prepared: Prepared) -> dict[str, str]:
-    """Hashes of what a run is made of; runs that are to be joined must agree in them."""
+def _digests(prepared: Prepared, source: Source) -> dict[str, str]:
+    """What a run is made of, as hashes; runs that are to be joined must agree in them."""
+    code = hashlib.blake2b(digest_size=16)
+    for name in (source.model, source.data):
+        # What the file imports is not looked at.
+        if isinstance(name, str) and (file := Path(name.rpartition(":")[0])).suffix == ".py" and file.is_file():
+            code.update(file.read_bytes())
     weights = hashlib.blake2b(digest_size=16)
     for network in prepared.subject.networks:
         for name, values in network.state_dict().items():
@@ -167,6 +173,7 @@ def _digests(prepared: Prepared) -> dict[str, str]:
     data.update(np.asarray(prepared.data.labels[prepared.indices], np.int64).tobytes())
     chosen = hashlib.blake2b(np.asarray(prepared.indices, np.int64).tobytes(), digest_size=16)
     return {
+        "model_args": json.dumps(dict(source.model_args), sort_keys=True, default=str), "code_digest": code.hexdigest(),
         "weights_digest": weights.hexdigest(), "data_digest": data.hexdigest(), "selection_digest": chosen.hexdigest()
     }  # fmt: skip
 

@@ -80,6 +80,7 @@ def verify(recording: Recording | str | Path = "recording.h5") -> dict[str, Any]
         with open_recording(recording) as opened:
             return verify(opened)
     opened, verdict = recording, Verdict()
+    verdict.attempt(opened.check_parts)
     _check_network(opened, verdict)
     for layer in opened.layers:
         _check_layer(layer, verdict)

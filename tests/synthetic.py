@@ -85,7 +85,7 @@ def write_recording(
             np.zeros((samples, 0, 5), np.int64), np.full((2, shape[0]), np.nan, np.float32),
         )  # fmt: skip
     writer.commit(gathered, FACTS, complete=complete)
-    appear(folder, info.run_id, samples if complete else samples + 1, None)
+    appear(folder, info.run_id, samples if complete else samples + 1)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,8 @@ from click.testing import CliRunner
 import probe
 from probe.cli import main
 from probe.errors import ProbeError
-from probe.recording.parts import parts_folder, read_ledger
+from probe.recording.joining import appear
+from probe.recording.parts import PartsFolder, parts_folder
 from probe.session import plan
 from tests.recordings import differing
 
@@ -63,10 +65,10 @@ def test_ranks_record_what_one_process_does(ranks: int, run: str, tmp_path: Path
     assert process.returncode == 0, errors
     # One rank speaks for all.
     assert output.splitlines()[1:] == single.stdout.splitlines()[1:]
-    assert len(read_ledger(parts_folder(several))) == ranks
+    # What is small becomes one file.
+    assert not parts_folder(several).exists()
     assert differing(one, several) == []
     assert probe.verify(several)["passed"]
-    assert sorted(file.name for file in parts_folder(several).iterdir() if "part-" not in file.name) == ["ledger.jsonl"]
 
 
 @pytest.mark.slow
@@ -158,7 +160,7 @@ def test_an_index_becomes_one_plain_file(indexed: Path, tmp_path: Path) -> None:
     one = tmp_path / "one.h5"
     done = CliRunner().invoke(main, ["merge", str(indexed), "-o", str(one)])
     assert done.exit_code == 0, done.stderr
-    assert "40 samples from 1 pieces" in done.stdout
+    assert "40 samples from 4 pieces" in done.stdout
     shutil.rmtree(parts_folder(indexed))
     indexed.unlink()
     straight = probe.capture(samples=40, batch_size=10, output=tmp_path / "straight.h5", timesteps=4)
@@ -182,9 +184,26 @@ def test_parts_of_two_machines_become_one_recording(indexed: Path, tmp_path: Pat
     assert differing(straight, merged.path) == []
     half = probe.merge([other], tmp_path / "half.h5")
     assert (half.samples, half.asked) == (20, 40)
-    with pytest.warns(UserWarning, match="incomplete"), probe.open(half.path) as recording:
-        assert recording.indices.tolist() != []
+    with pytest.warns(UserWarning, match="incomplete"), probe.open(half.path) as recording, probe.open(straight) as all:
+        assert recording.indices.tolist() == all.indices[10:20].tolist() + all.indices[30:].tolist()
         assert probe.verify(recording)["passed"]
+
+
+def test_an_incomplete_index_and_the_rest_are_put_in_order(indexed: Path, tmp_path: Path) -> None:
+    straight = probe.capture(samples=40, batch_size=10, output=tmp_path / "straight.h5", timesteps=4)
+    later = tmp_path / "later" / "parted.h5.parts"
+    later.mkdir(parents=True)
+    folder = parts_folder(indexed)
+    lines = (folder / "ledger.jsonl").read_text().splitlines(keepends=True)
+    held = PartsFolder(indexed)
+    (later / "ledger.jsonl").write_text("".join(lines[:2]))
+    for part in sorted(folder.glob("part-*"))[:2]:
+        shutil.move(part, later)
+    run_id = json.loads(lines[0])["run_id"]
+    indexed.unlink()
+    assert appear(held, run_id, 40) == (20, True)
+    merged = probe.merge([indexed, later], tmp_path / "merged.h5")
+    assert differing(straight, merged.path) == []
 
 
 def test_recordings_of_other_samples_follow_one_another(tmp_path: Path) -> None:

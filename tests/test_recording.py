@@ -162,7 +162,7 @@ def starved(folder: Path, run: str) -> str:
         "def squeeze(limit): resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
         "def wait_for_a_part():\n"
         "    from pathlib import Path; import time\n"
-        "    while not Path('full.h5.parts/ledger.jsonl').read_text(): time.sleep(0.01)\n"
+        "    while 'part-' not in Path('full.h5.parts/ledger.jsonl').read_text(): time.sleep(0.01)\n"
         "p = plan(samples=60, batch_size=10, output='full.h5')\n"
         f"try: {run}\n"
         "except ProbeError as error: print(error); sys.exit(2)\n"

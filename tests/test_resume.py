@@ -22,7 +22,7 @@ from torch import nn
 import probe
 from probe.cli import main
 from probe.errors import ProbeError
-from probe.recording.parts import LEDGER, parts_folder, read_ledger
+from probe.recording.parts import LEDGER, PartsFolder, parts_folder, read_ledger
 from probe.session import plan
 from tests.recordings import differing
 
@@ -163,12 +163,12 @@ def test_resuming_what_is_complete_does_nothing_and_what_is_not_there_begins(tmp
     ],
 )
 def test_another_capture_is_not_resumed(changed: dict[str, object], told: str, begun: Path) -> None:
-    ledger = (parts_folder(begun) / LEDGER).read_bytes()
+    parts = read_ledger(parts_folder(begun))
     with pytest.raises(ProbeError) as refused:
         plan(output=begun, resume=True, **(OPTIONS | changed)).run()
     assert told in str(refused.value)
     assert "--resume" in str(refused.value)
-    assert (parts_folder(begun) / LEDGER).read_bytes() == ledger
+    assert read_ledger(parts_folder(begun)) == parts
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_other_weights_are_not_resumed(tmp_path: Path) -> None:
         if done == 10:
             raise RuntimeError("enough")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="enough"):
         plan(f"{model}:net", model_args={"more": 0}, **options).run(stop, part_bytes=1)
     with pytest.raises(ProbeError, match="weights_digest is"):
         plan(f"{model}:net", model_args={"more": 1e-4}, resume=True, **options).run()
@@ -314,8 +314,9 @@ def test_a_crash_in_the_users_forward_keeps_what_was_committed(tmp_path: Path, u
         if done == 30:
             planned.prepared.subject.snn.register_forward_pre_hook(lambda *_: 1 / 0)
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ProbeError, match="the model failed on samples 30 to 34: division by zero") as failed:
         planned.run(sabotage, part_bytes=1)
+    assert "1 / 0" in failed.value.trace
     with pytest.warns(UserWarning, match="30 samples"), probe.open(planned.path) as recording:
         assert recording.samples == 30
     probe.capture(output=planned.path, resume=True, **OPTIONS)
@@ -325,3 +326,166 @@ def test_a_crash_in_the_users_forward_keeps_what_was_committed(tmp_path: Path, u
 def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match="one of them"):
         plan(output=tmp_path / "r.h5", resume=True, overwrite=True)
+
+
+# ------------------------------------------------------------------------------- what an attacker or bad luck may do
+
+
+def test_an_old_recording_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    """However the new one ends early; and `--resume` then goes on with the new one, not with the old."""
+    path = probe.capture(output=tmp_path / "r.h5", samples=20, timesteps=2)
+    old = path.read_bytes()
+
+    def fail(done: int, _samples: int) -> None:
+        if done == 30:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        plan(output=path, overwrite=True, **OPTIONS).run(fail, part_bytes=1)
+    assert path.read_bytes() == old
+    assert read_ledger(parts_folder(path))
+    planned = plan(output=path, resume=True, **OPTIONS)
+
+    def poison(done: int, _samples: int) -> None:
+        if done == 40:
+            planned.prepared.subject.ann.get_submodule("output").weight.data.fill_(float("nan"))
+
+    with pytest.raises(ProbeError, match=r"40 samples are in .*r\.h5\.parts, and .*r\.h5 is what it was"):
+        planned.run(poison, part_bytes=1)
+    assert path.read_bytes() == old
+    probe.capture(output=path, resume=True, **OPTIONS)
+    assert differing(whole(tmp_path), path) == []
+
+
+def test_an_overwriting_run_without_a_part_is_resumed_all_the_same(tmp_path: Path, undisturbed: Path) -> None:
+    path = probe.capture(output=tmp_path / "r.h5", samples=20, timesteps=2)
+    code = (
+        "import os, signal; from probe.session import plan\n"
+        f"p = plan(output={str(path)!r}, overwrite=True, **{OPTIONS!r})\n"
+        "p.run(lambda done, _: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == -9
+    with probe.open(path) as recording:
+        assert recording.timesteps == 2
+    probe.capture(output=path, resume=True, **OPTIONS)
+    assert differing(undisturbed, path) == []
+    assert not parts_folder(path).exists()
+
+
+def test_killed_after_the_final_name_and_before_the_folder_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.h5"
+    plan(output=path, samples=20, batch_size=10, timesteps=2).run(part_bytes=1)
+    monkeypatch.setattr(PartsFolder, "remove", PartsFolder.release)
+    probe.capture(output=path, overwrite=True, **OPTIONS)
+    assert parts_folder(path).is_dir()
+    monkeypatch.undo()
+    captured = plan(output=path, resume=True, **OPTIONS).run()
+    assert "complete already" in captured.notes[0]
+
+
+def test_a_damaged_part_of_a_complete_index_is_captured_again(tmp_path: Path, undisturbed: Path) -> None:
+    path = tmp_path / "r.h5"
+    plan(output=path, **OPTIONS).run(part_bytes=1)
+    part = sorted(parts_folder(path).glob("part-*"))[3]
+    data = part.read_bytes()
+    part.write_bytes(data.replace(b"zoo:digits", b"zoo:digitz", 1))
+    captured = plan(output=path, resume=True, **OPTIONS).run(part_bytes=1)
+    assert "captured again" in captured.notes[0]
+    assert differing(undisturbed, path) == []
+
+
+def test_parts_of_the_size_of_one_become_one_file(tmp_path: Path, undisturbed: Path) -> None:
+    path = tmp_path / "r.h5"
+    plan(output=path, **OPTIONS).run(part_seconds=0)
+    assert not parts_folder(path).exists()
+    assert differing(undisturbed, path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"name": "../precious.txt"}, {"name": "/etc/passwd"}, {"name": "."}, {"name": "a\0b"}, {"first": "x"},
+        {"first": -1}, {"samples": 0}, {"samples": True}, {"bytes": None}, {"run_id": 3}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_a_ledger_from_elsewhere_names_no_file_outside(line: dict[str, object], begun: Path, undisturbed: Path) -> None:
+    folder = parts_folder(begun)
+    precious = begun.parent / "precious.txt"
+    precious.write_text("precious")
+    (folder / "precious.txt").write_text("precious")
+    whole_line = json.loads((folder / LEDGER).read_text().splitlines()[-1]) | {"bytes": 8}
+    with (folder / LEDGER).open("a") as ledger:
+        ledger.write(json.dumps(whole_line | line) + "\n")
+    plan(output=begun, resume=True, **OPTIONS).run()
+    assert precious.read_text() == "precious"
+    assert differing(undisturbed, begun) == []
+
+
+@pytest.mark.parametrize("what", ["ledger is a folder", "parts are a file", "no recording"])
+def test_what_lies_in_the_way_is_told_in_one_line(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.h5"
+    if what == "ledger is a folder":
+        (parts_folder(path) / LEDGER).mkdir(parents=True)
+    elif what == "parts are a file":
+        parts_folder(path).touch()
+    else:
+        with h5py.File(path, "w") as file:
+            file.attrs["run_id"], file.attrs["complete"] = "1", True
+    done = CliRunner().invoke(main, ["capture", "-o", str(path), "--resume", "-T", "2", "--samples", "10"])
+    assert done.exit_code == 2, done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("probe:")]) == 1
+
+
+def test_many_parts_need_many_open_files(tmp_path: Path) -> None:
+    """HDF5 reads zeros from a part that it cannot open."""
+    path = tmp_path / "r.h5"
+    plan(output=path, samples=60, batch_size=1, timesteps=1, record="stats").run(part_bytes=1)
+    expected = probe.accuracy(path)
+    code = (
+        "import resource, json, sys; import probe\n"
+        "hard = int(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))\n"
+        f"print(json.dumps(probe.accuracy({str(path)!r})))\n"
+    )
+    for hard in (4096, 64):
+        done = subprocess.run([sys.executable, "-c", code, str(hard)], capture_output=True, text=True, check=False)
+        if hard == 64:
+            assert "open files, and 64 are allowed" in done.stderr
+        else:
+            assert json.loads(done.stdout)["snn"] == expected["snn"], done.stderr
+
+
+@pytest.mark.parametrize("nth", [5, 40, 120])
+def test_control_c_while_the_index_is_written_leaves_it_whole(nth: int, tmp_path: Path) -> None:
+    """An exception inside HDF5's own writing would be swallowed there, and the file be damaged."""
+    path = tmp_path / "r.h5"
+    code = (
+        "import os, signal; from probe.recording import joining; from probe.session import plan\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Pressed(joining.Disk):\n"
+        "    writes = 0\n"
+        "    def write(self, data):\n"
+        "        self.writes += 1\n"
+        f"        if self.writes == {nth}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return super().write(data)\n"
+        "joining.Disk = Pressed\n"
+        f"plan(output={str(path)!r}, **{OPTIONS!r}).run(part_bytes=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 130, -signal.SIGINT), done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+    assert probe.verify(path)["passed"]
+
+
+def test_who_held_a_lock_before_keeps_nobody_out(tmp_path: Path) -> None:
+    """A lock on a file that was removed meanwhile is none: two would write."""
+    first = PartsFolder(tmp_path / "r.h5")
+    (first.folder / "lock").unlink()
+    (first.folder / "lock").touch()
+    second = PartsFolder(tmp_path / "r.h5")
+    with pytest.raises(ProbeError, match="another capture"):
+        PartsFolder(tmp_path / "r.h5")
+    second.release()
+    first.release()

@@ -4,8 +4,9 @@ The tree (a preset in brackets means: from that preset on; `stats` < `counts` < 
 
     /                    attrs: format="probe-recording" format_version=1 run_id created_by created_utc command complete
                          timesteps samples asked family method model checkpoint_sha256 data split seed record grid
-                         per_sample classes batch_size has_ann torch_version device; weights_digest data_digest
-                         selection_digest (BLAKE2b); parts (JSON), parts_folder where the arrays lie in part files; seal
+                         per_sample classes batch_size has_ann torch_version device; model_args (JSON)
+                         code_digest weights_digest data_digest selection_digest (BLAKE2b); seal; parts (JSON) and
+                         parts_folder where the arrays lie in part files
     /samples             index label digest_ann digest_snn, each (sample,)
     /output              ann (sample, class)   snn (sample, timestep, class): logits as the network gives them
     /facts               JSON text: modes calls order pairs unpaired operations on_spikes cost fed law oracles ...

@@ -11,7 +11,8 @@ import numpy as np
 from probe.recording.schema import LayerInfo, RunInfo
 
 OF_RUN = (
-    "model", "checkpoint_sha256", "weights_digest", "family", "method", "has_ann", "data", "split", "data_digest",
+    "model", "model_args", "code_digest", "checkpoint_sha256", "weights_digest", "family", "method", "has_ann",
+    "data", "split", "data_digest",
     "seed", "asked", "selection_digest", "timesteps", "record", "grid", "per_sample", "classes", "batch_size", "device",
     "torch_version", "created_by", "format_version",
 )  # fmt: skip
@@ -32,6 +33,8 @@ Identity = dict[str, Any]
 def identity_of(file: h5py.File) -> Identity:
     """Of a part or a recording."""
     found: Identity = {name: file.attrs[name] for name in OF_RUN if name in file.attrs}
+    if "layers" not in file:
+        return found
     for index in sorted(file["layers"], key=int):
         layer = file[f"layers/{index}"]
         found |= {f"layer {index}: {name}": layer.attrs[name] for name in OF_LAYER}

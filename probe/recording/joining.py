@@ -5,12 +5,17 @@ Whole numbers add up to the same whatever the parts were, and sums of fractions 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -21,8 +26,8 @@ from probe.recording import statistics as stored_statistics
 from probe.recording.disk import Disk
 from probe.recording.facts import Facts, joined
 from probe.recording.layout import conclude, lay_out, network_arrays
-from probe.recording.parts import PartLine, PartsFolder, sync
-from probe.recording.reader import Recording
+from probe.recording.parts import PartLine, PartsFolder, allow_open_files, sync
+from probe.recording.reader import DAMAGE, Recording
 from probe.recording.schema import LayerInfo, RunInfo
 from probe.recording.seal import SEAL, seal
 
@@ -32,21 +37,32 @@ Totals = Mapping[int, LayerStatistics]
 """Layer -> its statistics over all samples, without those of each sample."""
 
 
-def open_part(folder: Path, line: PartLine) -> Recording:
+def open_part(folder: Path, line: PartLine, *, trusted: bool = False) -> Recording:
     """Open a part, which is a recording that is not complete, without a warning.
+
+    Args:
+        folder: where it is.
+        line: what the ledger says of it.
+        trusted: it was written or looked through just now.
 
     Raises:
         ProbeError: it is not what the ledger says.
+        OSError: the system does not let it be opened.
     """
     path = folder / line.name
     try:
+        with path.open("rb"):
+            # What the system refuses is not the part's fault.
+            pass
         file = h5py.File(path, "r")
         try:
-            part = Recording(path, file)
+            part = Recording(path, file, trusted=trusted)
         except BaseException:
             file.close()
             raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO):
+            raise
         raise ProbeError(f"{path} is damaged ({error})", expected="a whole part") from None
     if part.attributes["run_id"] != line.run_id or part.samples != line.samples:
         part.close()
@@ -145,7 +161,8 @@ def write_index(folder: PartsFolder, lines: Sequence[PartLine], *, complete: boo
     temporary = folder.folder / "index.h5.tmp"
     pieces: list[Recording] = []
     try:
-        pieces = [open_part(folder.folder, line) for line in lines]
+        allow_open_files(len(lines))
+        pieces = [open_part(folder.folder, line, trusted=True) for line in lines]
         totals = totals or totals_of(pieces, [line.first for line in lines])
         with Disk(temporary, "w+") as disk:
             with h5py.File(disk, "w") as file:
@@ -190,7 +207,13 @@ def _link(file: h5py.File, name: str, pieces: Sequence[Recording], folder: Path)
 
 
 def write_whole(
-    target: Path, info: RunInfo, pieces: Sequence[Recording], firsts: Sequence[int], *, complete: bool
+    target: Path,
+    info: RunInfo,
+    pieces: Sequence[Recording],
+    firsts: Sequence[int],
+    *,
+    complete: bool,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write one plain file with everything that some recordings hold.
 
@@ -200,8 +223,10 @@ def write_whole(
         pieces: in the order of their samples.
         firsts: of each, the place of its first sample in its own statistics.
         complete: they hold all samples that were asked for.
+        stop: asked now and then; True ends it.
 
     Raises:
+        KeyboardInterrupt: it was stopped; nothing is left of it.
         OSError: writing failed; nothing is left of it.
     """
     temporary = target.with_name(target.name + ".tmp")
@@ -209,7 +234,7 @@ def write_whole(
         with Disk(temporary, "w+") as disk:
             with h5py.File(disk, "w", rdcc_nbytes=8 << 20) as file:
                 _write(
-                    file, info, pieces, totals_of(pieces, firsts), lambda name: _copy(file, name, pieces, disk),
+                    file, info, pieces, totals_of(pieces, firsts), lambda name: _copy(file, name, pieces, disk, stop),
                     complete=complete, arrays=True,
                 )  # fmt: skip
                 seal(file)
@@ -222,7 +247,7 @@ def write_whole(
         temporary.unlink(missing_ok=True)
 
 
-def _copy(file: h5py.File, name: str, pieces: Sequence[Recording], disk: Disk) -> None:
+def _copy(file: h5py.File, name: str, pieces: Sequence[Recording], disk: Disk, stop: Callable[[], bool]) -> None:
     samples = sum(piece.samples for piece in pieces)
     if name not in file:
         first = pieces[0]._file[name]
@@ -240,42 +265,101 @@ def _copy(file: h5py.File, name: str, pieces: Sequence[Recording], disk: Disk) -
             target[start + rows.start : start + rows.stop] = source[rows]
             if disk.error is not None:
                 raise disk.error
+            if stop():
+                raise KeyboardInterrupt
         start += len(source)
 
 
-def appear(folder: PartsFolder, run_id: str, asked: int, totals: Totals | None) -> int:
+class Appeared(NamedTuple):
+    """What became of the parts of a run.
+
+    Attributes:
+        samples: how many they hold.
+        shown: they are the recording now; else what stood there before still does.
+    """
+
+    samples: int
+    shown: bool
+
+
+def appear(folder: PartsFolder, run_id: str, asked: int, *, totals: Totals | None = None, compact: int = 0) -> Appeared:
     """Let the parts of a run become the recording, and let others write there again.
+
+    A whole recording of another run stays until this one is whole too.
 
     Args:
         folder: where they are.
         run_id: of the run.
         asked: how many samples it was to record.
         totals: their statistics, where they are known already and all samples are there.
-
-    Returns:
-        How many samples the recording holds; with 0 there is none, and what stood there before still does.
+        compact: bytes up to which the parts of a complete recording become one plain file.
 
     Raises:
         OSError: writing failed; the parts are as they were.
+        KeyboardInterrupt: a signal came meanwhile; what is under the final name is whole.
     """
+    with uninterrupted():
+        return _appear(folder, run_id, asked, totals, compact)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[Callable[[], bool]]:
+    """Signals wait to the end: one that raises inside HDF5 would be swallowed there, and the file be damaged.
+
+    Yields a function that tells whether one waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    waiting: list[int] = []
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: old for number in known if (old := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, lambda number, _frame: waiting.append(number))
+    try:
+        yield lambda: bool(waiting)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+    if waiting:
+        os.kill(os.getpid(), waiting[0])
+
+
+def _appear(folder: PartsFolder, run_id: str, asked: int, totals: Totals | None, compact: int) -> Appeared:
     try:
         lines = folder.lines(run_id)
         samples = sum(line.samples for line in lines)
-        if not lines:
-            return 0
         complete = samples == asked
+        if not lines or (not complete and _other_is_whole(folder.path, run_id)):
+            return Appeared(samples, False)
         part = folder.folder / lines[0].name
         if len(lines) == 1 and complete and _says_complete(part):
             os.replace(part, folder.path)
             sync(folder.path.parent)
             folder.remove()
-            return samples
+            return Appeared(samples, True)
+        if complete and sum(line.bytes for line in lines) <= compact:
+            with contextlib.ExitStack() as stack:
+                pieces = [stack.enter_context(open_part(folder.folder, line, trusted=True)) for line in lines]
+                info = RunInfo.of(pieces[0].attributes)
+                write_whole(folder.path, info, pieces, [line.first for line in lines], complete=True)
+            folder.remove()
+            return Appeared(samples, True)
         write_index(folder, lines, complete=complete, totals=totals if complete else None)
         if complete:
             folder.keep_only(lines)
-        return samples
+        return Appeared(samples, True)
     finally:
         folder.release()
+
+
+def _other_is_whole(path: Path, run_id: str) -> bool:
+    """A complete recording of another run has the final name."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs["complete"]) and file.attrs["run_id"] != run_id
+    except (OSError, KeyError):
+        return False
 
 
 def _says_complete(part: Path) -> bool:

@@ -10,10 +10,10 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import h5py
 
@@ -21,6 +21,10 @@ from probe.errors import ProbeError
 
 LEDGER = "ledger.jsonl"
 LOCK = "lock"
+OTHER_FILES = 256
+"""That a process may need beside parts."""
+BEGUN = "begun"
+"""The key of a ledger's line that says which run was begun, before it has a part."""
 LONGEST_NAME = 200
 """Bytes; most file systems allow 255, and the names of parts are longer."""
 
@@ -58,15 +62,52 @@ def read_ledger(folder: Path) -> list[PartLine]:
     """The committed parts in a folder, in the order in which they were noted; all runs, all ranks."""
     lines: dict[str, PartLine] = {}
     for ledger in [folder / LEDGER, *sorted(folder.glob("ledger.*.jsonl"))]:
-        with contextlib.suppress(FileNotFoundError):
-            for text in ledger.read_text(errors="replace").splitlines():
-                # The last line of a run that was killed may be cut.
-                with contextlib.suppress(ValueError, TypeError):
-                    line = PartLine(**json.loads(text))
-                    file = folder / Path(line.name).name
-                    if file.is_file() and file.stat().st_size == line.bytes:
-                        lines[line.name] = line
+        # The last line of a run that was killed may be cut.
+        for text in _text_of(ledger).splitlines():
+            line = _line(text)
+            if line and _is_there(folder, line):
+                lines[line.name] = line
     return list(lines.values())
+
+
+def _line(text: str) -> PartLine | None:
+    """A part from a line of a ledger; None where it is none, or was cut or damaged."""
+    try:
+        line = PartLine(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
+    plain = isinstance(line.name, str) and Path(line.name).name == line.name and "\0" not in line.name
+    whole = all(type(number) is int and number >= 0 for number in (line.bytes, line.first, line.samples))
+    return line if plain and whole and line.samples > 0 and isinstance(line.run_id, str) else None
+
+
+def _is_there(folder: Path, line: PartLine) -> bool:
+    file = folder / line.name
+    return file.is_file() and not file.is_symlink() and file.stat().st_size == line.bytes
+
+
+def _last_run(folder: Path) -> str | None:
+    """The run that was begun last, whether or not it has any part."""
+    last = None
+    for ledger in [*sorted(folder.glob("ledger.*.jsonl")), folder / LEDGER]:
+        for text in _text_of(ledger).splitlines():
+            with contextlib.suppress(ValueError, TypeError):
+                said = json.loads(text)
+                if isinstance(said, dict) and isinstance(said.get(BEGUN, said.get("run_id")), str):
+                    last = said.get(BEGUN, said.get("run_id"))
+    return last
+
+
+def _text_of(ledger: Path) -> str:
+    try:
+        return ledger.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ProbeError(
+            f"{ledger} cannot be read ({error.strerror})", expected="the ledger of a folder of parts",
+            next_step="pass --overwrite to begin again",
+        ) from None  # fmt: skip
 
 
 def covering(lines: Iterable[PartLine]) -> list[PartLine]:
@@ -84,10 +125,10 @@ def run_to_resume(path: Path) -> str | None:
     Raises:
         ProbeError: what is there is no recording.
     """
-    lines = read_ledger(parts_folder(path))
+    last = _last_run(parts_folder(path))
     finished, complete = _finished(path)
-    if lines and not (complete and lines[-1].run_id == finished):
-        return lines[-1].run_id
+    if last and not (complete and last == finished):
+        return last
     if finished and not complete:
         raise ProbeError(
             f"{path} is incomplete and its ledger is missing", expected=f"{parts_folder(path) / LEDGER}",
@@ -164,10 +205,12 @@ class PartsFolder:
 
     def __init__(self, path: Path, rank: int = 0) -> None:
         self.path, self.folder, self.rank = path, parts_folder(path), rank
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ProbeError(f"{self.folder} is no folder", expected="room for the parts", next_step="remove it")
         self.folder.mkdir(exist_ok=True)
         self._lock = self._hold()
         if rank == 0:
-            self._write(read_ledger(self.folder))
+            self._write(read_ledger(self.folder), _last_run(self.folder))
 
     def _name(self, name: str) -> Path:
         """A file of this rank's own."""
@@ -184,12 +227,26 @@ class PartsFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            raise ProbeError(
-                f"another capture is writing {self.path}",
-                expected="one writer",
-                next_step="wait for it, or pass another -o",
-            ) from None
+            raise self._another_writer() from None
+        # Who held it before may have removed the file meanwhile: then this lock keeps nobody out.
+        try:
+            same = os.fstat(lock.fileno()).st_ino == self._name(LOCK).stat().st_ino
+        except FileNotFoundError:
+            same = False
+        if not same:
+            lock.close()
+            raise self._another_writer()
         return lock
+
+    def _another_writer(self) -> ProbeError:
+        return ProbeError(
+            f"another capture is writing {self.path}", expected="one writer",
+            next_step="wait for it, or pass another -o",
+        )  # fmt: skip
+
+    def begin(self, run_id: str) -> None:
+        """Note which run writes here from now on, so that it is the one to resume."""
+        self._append({BEGUN: run_id})
 
     def lines(self, run_id: str) -> list[PartLine]:
         """The committed parts of a run, in the order of their samples."""
@@ -198,16 +255,21 @@ class PartsFolder:
     def add(self, line: PartLine) -> None:
         """Note a part that is on disk."""
         sync(self.folder)
+        self._append(vars(line))
+
+    def _append(self, said: Mapping[str, Any]) -> None:
         with self._name(LEDGER).open("a") as ledger:
-            ledger.write(json.dumps(vars(line)) + "\n")
+            ledger.write(json.dumps(said) + "\n")
             ledger.flush()
             os.fsync(ledger.fileno())
 
-    def _write(self, lines: Sequence[PartLine]) -> None:
+    def _write(self, lines: Sequence[PartLine], begun: str | None = None) -> None:
         """Make these the ledger: one file, and no line that was cut."""
         new = self.folder / (LEDGER + ".tmp")
         with new.open("w") as ledger:
             ledger.writelines(json.dumps(vars(line)) + "\n" for line in lines)
+            if begun:
+                ledger.write(json.dumps({BEGUN: begun}) + "\n")
             ledger.flush()
             os.fsync(ledger.fileno())
         os.replace(new, self.folder / LEDGER)
@@ -218,7 +280,7 @@ class PartsFolder:
     def forget(self, line: PartLine) -> None:
         """Remove a part that is not whole, so that its samples are captured again."""
         (self.folder / line.name).unlink(missing_ok=True)
-        self._write(read_ledger(self.folder))
+        self._write(read_ledger(self.folder), line.run_id)
 
     def keep_only(self, lines: Sequence[PartLine]) -> None:
         """Remove all that does not belong to a recording that now has its final name."""
@@ -230,19 +292,44 @@ class PartsFolder:
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
-        self.release()
+        # The lock is held to the end: nobody may have begun to write here.
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.release()
 
     def release(self) -> None:
         """Let others write; an empty folder goes, and so does one with nothing but an empty ledger."""
+        with contextlib.suppress(OSError):
+            self._name(LOCK).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-        self._name(LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             if [file.name for file in self.folder.iterdir()] == [LEDGER] and not read_ledger(self.folder):
                 (self.folder / LEDGER).unlink()
             self.folder.rmdir()
+
+
+def allow_open_files(parts: int) -> None:
+    """Make sure that so many parts can be open at once: HDF5 reads zeros from one that it cannot open.
+
+    Raises:
+        ProbeError: the system does not allow it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = parts + OTHER_FILES
+    if soft in (resource.RLIM_INFINITY, -1) or soft >= wanted:
+        return
+    if hard not in (resource.RLIM_INFINITY, -1) and hard < wanted:
+        raise ProbeError(
+            f"a recording in {parts} parts needs {wanted} open files, and {hard} are allowed",
+            expected="a higher limit",
+            next_step="raise `ulimit -n`, and join the parts with `probe merge`",
+        )  # fmt: skip
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def sync(path: Path) -> None:

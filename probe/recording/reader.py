@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +21,12 @@ from probe.attribution import AnalogCoding, Coding, LayerStatistics, Statistics,
 from probe.errors import ProbeError
 from probe.printable import shortened
 from probe.recording import statistics as stored_statistics
+from probe.recording.parts import PartLine, allow_open_files
 from probe.recording.plain import check_facts, check_traits, parsed
 from probe.recording.schema import FIELDS, FORMAT, PRESETS, VERSION, LayerInfo
 from probe.recording.seal import SEAL, seal_of
 from probe.recording.shapes import check_statistics
-from probe.recording.structure import Virtual, check_attributes, check_structure
+from probe.recording.structure import Virtual, check_attributes, check_dataset, check_structure
 from probe.spikes import unpack
 
 Array = npt.NDArray[Any]
@@ -142,7 +144,7 @@ class Recording:
         record: the preset, one of `stats`, `counts`, `spikes`, `full`.
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, *, trusted: bool = False) -> None:
         self.path, self._file = path, file
         check_attributes(file.id, "/")
         self.attributes: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
@@ -158,11 +160,18 @@ class Recording:
             raise ProbeError(
                 f"{path} has recording format {version}", expected=f"at most {VERSION}", next_step="update snn-probe"
             )
-        parts = self._parts()
-        built = check_structure(file, {name: int(part["samples"]) for name, part in parts.items()})
-        _check_seal(path, file)
-        self._check_parts(parts, built.virtual)
-        containment.limit_memory(built.bytes)
+        self._sources: dict[Path, tuple[int, int, int]] = {}
+        self._samples_of: dict[Path, int] = {}
+        self._virtual: Virtual = {}
+        self._checked: set[str] = set()
+        # What a process has just written or looked through need not be looked through again.
+        if not trusted:
+            parts = self._parts()
+            built = check_structure(file, {name: int(part["samples"]) for name, part in parts.items()})
+            _check_seal(path, file)
+            self._virtual = built.virtual
+            self._check_parts(parts)
+            containment.limit_memory(built.bytes)
         self.timesteps = int(self.attributes["timesteps"])
         self.samples = int(self.attributes["samples"])
         self.complete = bool(self.attributes["complete"])
@@ -214,9 +223,9 @@ class Recording:
             raise ValueError("two parts have one name")
         return parts
 
-    def _check_parts(self, parts: dict[str, dict[str, Any]], virtual: Virtual) -> None:
-        """A virtual dataset whose source is missing reads as zeros, so look at every source first."""
-        self._sources: dict[Path, tuple[int, int, int]] = {}
+    def _check_parts(self, parts: dict[str, dict[str, Any]]) -> None:
+        """Look at every source: a virtual dataset reads as zeros where one is missing or cannot be opened."""
+        allow_open_files(len(parts))
         for part in parts.values():
             file = self.path.with_name(self.path.name + ".parts") / part["name"]
             if file.is_symlink() or not file.is_file():
@@ -231,10 +240,10 @@ class Recording:
                     next_step="move the part that was written here, or capture it again",
                 )  # fmt: skip
             self._sources[file] = _identity(file)
-            self._check_part(file, part, virtual)
+            self._check_part(file, part)
 
-    def _check_part(self, file: Path, part: dict[str, Any], virtual: Virtual) -> None:
-        """It is the part that was written, and built as one is."""
+    def _check_part(self, file: Path, part: dict[str, Any]) -> None:
+        """It is the part that was written; how its arrays are built is looked at before they are read."""
         try:
             with h5py.File(file, "r") as handle:
                 check_attributes(handle.id, "/")
@@ -243,25 +252,63 @@ class Recording:
                         f"{file} belongs to another run", expected=f"run {self.attributes['run_id']}",
                         next_step="put the parts of this run there",
                     )  # fmt: skip
-                check_structure(handle)
-                for name, (shape, dtype) in virtual.items():
-                    item = handle[name]
-                    if item.shape != (part["samples"], *shape[1:]) or item.dtype != dtype:
-                        raise ValueError(f"{name} has another shape or type than in the recording")
-                if SEAL in part and _plain(handle.attrs.get(SEAL)) != part[SEAL]:
+                if _plain(handle.attrs.get(SEAL)) != part[SEAL]:
                     raise ProbeError(
                         f"{file} is another part than the one that was written under this name",
                         expected=f"the part with seal {shortened(str(part[SEAL]), 64)}",
                         next_step="give the parts their old names back",
                     )
-                _check_seal(file, handle)
+                self._samples_of[file] = int(part["samples"])
         except DAMAGE as error:
-            raise ProbeError(
-                f"{file}, a part of {self.path}, is damaged ({shortened(_words(error), 300)})",
-                expected="a whole part", next_step="capture it again",
-            ) from None  # fmt: skip
+            raise self._damaged(file, error) from None
 
-    def check_sources(self) -> None:
+    def _damaged(self, file: Path, error: BaseException) -> ProbeError:
+        return ProbeError(
+            f"{file}, a part of {self.path}, is damaged ({shortened(_words(error), 300)})",
+            expected="a whole part", next_step="run the same capture again with --resume",
+        )  # fmt: skip
+
+    def check_sources(self, name: str) -> None:
+        """Make sure of all parts of an array before it is read: there, as they were, and built as parts are.
+
+        Raises:
+            ProbeError: one is not.
+        """
+        self._check_unchanged()
+        if name in self._checked or f"/{name}" not in self._virtual:
+            return
+        shape, dtype = self._virtual[f"/{name}"]
+        for file, samples in self._samples_of.items():
+            try:
+                with h5py.File(file, "r") as handle:
+                    if check_dataset(handle, name) != ((samples, *shape[1:]), dtype):
+                        raise ValueError(f"{name} has another shape or type than in the recording")
+            except DAMAGE as error:
+                raise self._damaged(file, error) from None
+        self._checked.add(name)
+
+    def check_parts(self) -> None:
+        """Look through every part as if it were a recording of its own.
+
+        Raises:
+            ProbeError: one is not built as it should be, or its seal is not its own.
+        """
+        for file in self._sources:
+            try:
+                with h5py.File(file, "r") as handle:
+                    check_structure(handle)
+                    _check_seal(file, handle)
+            except DAMAGE as error:
+                raise self._damaged(file, error) from None
+
+    @cached_property
+    def parts(self) -> tuple[PartLine, ...]:
+        """The parts that it lies in, in the order of their samples; none where it is one file."""
+        names = [one.name for one in fields(PartLine)]
+        said = parsed(self.attributes.get("parts", "[]"))
+        return tuple(PartLine(**{name: part[name] for name in names}) for part in said)
+
+    def _check_unchanged(self) -> None:
         """Make sure that no part was removed or replaced since the recording was opened."""
         for file, identity in self._sources.items():
             if not file.is_file() or _identity(file) != identity:
@@ -289,7 +336,7 @@ class Recording:
         )
 
     def _network(self, name: str) -> Array:
-        self.check_sources()
+        self.check_sources(name)
         with _reading(self.path, name):
             values: Array = self._file[name][()]
         return values
@@ -424,7 +471,7 @@ class Layer:
                 expected=f"--record {preset}" + ("" if preset == "full" else " or more"),
                 next_step=f"capture again with --record {preset}",
             )
-        self.recording.check_sources()
+        self.recording.check_sources(f"layers/{self.index}/{name}")
         return self._group[name]
 
     def read(self, name: str, samples: Any = ALL, timesteps: slice = ALL) -> Array:
@@ -524,6 +571,7 @@ class Layer:
     @cached_property
     def _statistics(self) -> h5py.Group:
         """The group that holds them, once it is sure to be whole."""
+        self.recording.check_sources(f"layers/{self.index}/statistics/per_sample")
         with _reading(self.recording.path, f"statistics of layer {self.index}"):
             group = self._group["statistics"]
             check_statistics(group, self.coding, self.recording.samples, self.recording.timesteps, self.shape)

@@ -209,6 +209,7 @@ class RunInfo:
 
     Attributes:
         asked: how many samples the run is to record.
+        model_args: what the model's callable was called with, JSON; code_digest: hash of its file and of the data's.
         weights_digest: hash of all parameters and buffers of both networks.
         data_digest: hash of the first sample and of all labels; selection_digest: of the samples' places in the data.
     """
@@ -234,6 +235,8 @@ class RunInfo:
     per_sample: tuple[int, ...] = field(default=())
     has_ann: bool = True
     asked: int = 0
+    model_args: str = ""
+    code_digest: str = ""
     weights_digest: str = ""
     data_digest: str = ""
     selection_digest: str = ""

@@ -93,6 +93,26 @@ def check_structure(file: h5py.File, parts: Parts | None = None) -> Built:
     return Built(virtual, sum(claimed))
 
 
+def check_dataset(file: h5py.File, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and type of one dataset of a part, which must be built as a recording's is, and so must the way there.
+
+    Raises:
+        ValueError: it says what is built otherwise.
+    """
+    group, size = h5g.open(file.id, b"/"), file.id.get_filesize()
+    *groups, last = name.strip("/").encode().split(b"/")
+    for raw in (*groups, last):
+        if raw not in group or group.links.get_info(raw).type != h5l.TYPE_HARD:
+            raise ValueError(f"{name} is not there, or a link to somewhere else")
+        expected = h5o.TYPE_DATASET if raw is last else h5o.TYPE_GROUP
+        if h5o.get_info(group, raw).type != expected:
+            raise ValueError(f"{name} is no dataset")
+        group = group if raw is last else h5g.open(group, raw)
+    dataset = h5d.open(group, last)
+    _check_dataset(dataset, name, size, None)
+    return dataset.shape, dataset.dtype
+
+
 def check_attributes(item: Any, path: str) -> None:
     """Refuse attributes that are neither numbers nor text, or too many; `item` is h5py's low-level object."""
     number = h5a.get_num_attrs(item)

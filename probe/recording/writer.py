@@ -6,8 +6,9 @@ become a recording by `probe.recording.joining`.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import h5py
 
@@ -49,14 +50,24 @@ class Writer:
             dataset = file[f"layers/{layer}/{batch.field}"]
         start = batch.first - self._first
         stop = start + len(batch.values)
-        if len(dataset) < stop:
-            dataset.resize(stop, axis=0)
-        if batch.timestep is None:
-            dataset[start:stop] = batch.values
-        else:
-            dataset[start:stop, batch.timestep - 1] = batch.values
+        with self._failing():
+            if len(dataset) < stop:
+                dataset.resize(stop, axis=0)
+            if batch.timestep is None:
+                dataset[start:stop] = batch.values
+            else:
+                dataset[start:stop, batch.timestep - 1] = batch.values
         self._samples = max(self._samples, stop)
         self._check()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """HDF5 may stumble over what a failed write has thrown away: the failed write is what to tell."""
+        try:
+            yield
+        except (OSError, RuntimeError):
+            self._check()
+            raise
 
     def _check(self) -> None:
         if self._disk.error is not None:
@@ -86,13 +97,14 @@ class Writer:
         """
         if self._file is None:
             return
-        for index, statistics in gathered.items():
-            layer = self.layers[index]
-            codings = {t: coding for t in self.info.grid if (coding := layer.coding(t, self.info.timesteps))}
-            group = self._file[f"layers/{index}/statistics"]
-            stored_statistics.write(group, statistics, codings, self.info.per_sample)
-        conclude(self._file, facts, samples=self._samples, complete=complete)
-        seal(self._file)
+        with self._failing():
+            for index, statistics in gathered.items():
+                layer = self.layers[index]
+                codings = {t: coding for t in self.info.grid if (coding := layer.coding(t, self.info.timesteps))}
+                group = self._file[f"layers/{index}/statistics"]
+                stored_statistics.write(group, statistics, codings, self.info.per_sample)
+            conclude(self._file, facts, samples=self._samples, complete=complete)
+            seal(self._file)
         self._file.close()
         self._file = None
         try:
