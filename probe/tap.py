@@ -82,13 +82,13 @@ class Look:
 
 
 def settle(taps: Sequence[Tap]) -> None:
-    """Look at everything that the hooks left on an accelerator, in the order of execution, with one copy.
+    """Look at everything that the hooks left on an accelerator: first the ANN's, then by t, then by layer; one copy.
 
     Args:
         taps: in the order of their layers.
 
     Raises:
-        ProbeError: what the first of them would have raised had it waited.
+        ProbeError: the first of these that tells of something wrong.
     """
     looks = sorted((look for tap in taps for look in tap.take_looks()), key=lambda look: (look.in_snn, look.timestep))
     if not looks:
@@ -335,7 +335,9 @@ class Tap:
         )
 
     def _expect_possible(self, t: float) -> None:
-        """`t` is the first timestep at which there were too many spikes, or 0."""
+        """`t` is the first timestep at which there were too many spikes, or 0; -1 where they are no numbers."""
+        if t < 0:
+            raise self._not_finite()
         if t:
             raise self._too_many_spikes(int(t))
 
@@ -450,7 +452,10 @@ class Tap:
         if self.oracle.applies:
             self._consult_oracle(self.tally.spike_count().view(shape), total.view(shape))
         settle([self])
-        self.tally.end()
+        try:
+            self.tally.end()
+        except FloatingPointError:
+            raise self._not_finite() from None
 
     def _check_law(self, shape: tuple[int, ...]) -> None:
         shown = self.pair.potential()

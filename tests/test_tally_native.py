@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import probe
@@ -20,10 +24,22 @@ from probe.neurons import IF, NEGATIVE, NeuronSpec
 from probe.recording.schema import time_grid
 from probe.run import Run
 from probe.session import plan as plan_capture
-from probe.tally import AnalogTally, LevelTally, Plan, Tally, TooManySpikes, devices, find_levels, levels, workers
+from probe.tally import (
+    AnalogTally,
+    LevelTally,
+    Plan,
+    Tally,
+    TooManySpikes,
+    analog,
+    devices,
+    find_levels,
+    levels,
+    levels_native,
+    workers,
+)  # fmt: skip
 from probe.tally.activations import kernels
-from probe.tally.levels import TorchLevels
-from probe.tally.levels_native import PLACES, NativeLevels
+from probe.tally.levels import LOCALS, PARTS, SECOND_KEYS, TorchLevels, from_totals, most_entries
+from probe.tally.levels_native import MOST_CODES, NativeLevels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,7 +105,7 @@ def test_loops_give_what_torch_gives(kind: str, timesteps: int, threads: int, mo
     grid = (1, 2, 4) if timesteps == 4 else (1, 2, 7, 29, 30)
     codings = {t: Coding(8, t, timesteps, spec.initial_potential, unguarded, silencing=spec.presteps > 0) for t in grid}
     if timesteps == 30 and kind == "if":
-        assert codings[1].size <= PLACES < codings[30].size
+        assert codings[1].size <= MOST_CODES < codings[30].size
     for threshold in (torch.tensor(0.21432), torch.tensor([0.3, 1.7, 0.9])[:, None, None]):
         plan = Plan(codings, (1, 3, timesteps), timesteps, threshold.numpy())
         batches = [
@@ -131,6 +147,198 @@ def test_refusals_are_the_same(make: type[Any], timesteps: int) -> None:
             tally.step(1, x, output)
 
 
+NAN, INF = float("nan"), float("inf")
+
+
+def step_all(tally: Tally, outputs: list[Tensor]) -> None:
+    for t, output in enumerate(outputs, start=1):
+        tally.step(t, torch.full(output.shape, 0.3), output)
+
+
+@pytest.mark.parametrize("make", [NativeLevels, TorchLevels])
+@pytest.mark.parametrize("grid", [(1, 2, 3, 4), (2, 4), (4,), (1, 64), (200,)])
+@pytest.mark.parametrize("levels_", [7, 8])
+@pytest.mark.parametrize("output", [NAN, INF, -INF, 8192, 65536, 2**29, 2.0**31, 1e12, -(2.0**31), 1e30])
+def test_no_output_wraps_to_no_spike(make: type[Any], grid: tuple[int, ...], levels_: int, output: float) -> None:
+    """At the first timestep and at the last, counted or passed by, with one height of a spike and with many."""
+    timesteps = grid[-1]
+    error = TooManySpikes if np.isfinite(output) else FloatingPointError
+    for height in (np.float32([1.0]), np.float32([[0.5], [2.0], [1.0]])):
+        plan = Plan({t: Coding(levels_, t, timesteps) for t in grid}, (), timesteps, np.float32([1]), height)
+        for at in {1, timesteps}:
+            tally = make(plan)
+            tally.begin(0, torch.zeros(2, 3, 5))
+            steps = [torch.zeros(2, 3, 5) for _ in range(timesteps)]
+            steps[at - 1][1, 2, 3] = output
+            with pytest.raises(error):
+                step_all(tally, steps)
+
+
+@pytest.mark.parametrize("timesteps", [2, 100])
+def test_refusals_far_away_wait_for_the_batch_to_end(timesteps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "at_hand", lambda device: False)
+    plan = Plan({1: Coding(8, 1, timesteps), timesteps: Coding(8, timesteps, timesteps)}, (), timesteps, np.float32(1))
+    for output, fault in ((0, 0), (1, 0), (3, 1), (NAN, -1), (INF, -1)):
+        tally = LevelTally(plan)
+        tally.begin(0, torch.zeros(2, 30))
+        for t in range(1, timesteps + 1):
+            out = torch.zeros(2, 30)
+            out[1, 3] = output if t == 1 else 0
+            tally.step(t, torch.zeros(2, 30), out)
+        found = tally.fault()
+        assert found is not None
+        assert int(found) == fault
+
+
+def turned(values: Tensor) -> Tensor:
+    """The same values, the last axis outermost in memory."""
+    return values.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (3, 4, 7)])
+@pytest.mark.parametrize("kind", ["native", "torch", "analog", "analog, torch"])
+def test_transposed_tensors_count_like_others(
+    kind: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a layer gives them that is W @ x.T, transposed: no number is written where it is lost."""
+    if kind == "analog, torch":
+        monkeypatch.setattr(analog, "loops", lambda: None)
+    codings: dict[int, Any] = {
+        t: AnalogCoding(t, 3, silencing=True) if "analog" in kind else Coding(8, t, 3, silencing=True) for t in (1, 3)
+    }
+    plan = Plan(
+        codings, (2, 3), 3, np.linspace(0.5, 1.5, shape[1], dtype=np.float32).reshape(-1, *[1] * (len(shape) - 2))
+    )
+    (level, mask), *steps = layer(NeuronSpec.named("srp", presteps=3), shape, 3, torch.from_numpy(plan.threshold), 5)
+    if "analog" in kind:
+        level = level * 0.37
+    make: Any = {"native": NativeLevels, "torch": TorchLevels}.get(kind, AnalogTally)
+    expected, told = feed(make(plan), [[(level, mask), *steps]])
+    batch = [(turned(level), turned(mask)), *((turned(x), turned(y)) for x, y in steps)]
+    found, told_turned = feed(make(plan), [batch])
+    assert expected.spikes_at.any()
+    same(found, expected)
+    assert told_turned == told
+
+
+@pytest.mark.parametrize("make", [NativeLevels, TorchLevels, AnalogTally])
+def test_a_layer_of_one_neuron_without_axes(make: type[Any]) -> None:
+    coding: Any = AnalogCoding if make is AnalogTally else lambda t, timesteps: Coding(8, t, timesteps)
+    plan = Plan({1: coding(1, 1)}, (1,), 1, np.float32(1))
+    tally = make(plan)
+    tally.begin(0, torch.zeros(4))
+    tally.step(1, torch.tensor([0.1, 0.2, 0.6, 0.7]), torch.tensor([0.0, 0, 1, 1]))
+    tally.end()
+    gathered = tally.take()
+    assert gathered.spikes_per_neuron.shape == ()
+    assert int(gathered.spikes_per_neuron) == 2
+    np.testing.assert_array_equal(gathered.first_input, np.float32([[0.6], [0.2]]))
+
+
+@pytest.mark.parametrize("make", [NativeLevels, TorchLevels])
+@pytest.mark.parametrize("timesteps", [3, 130])
+def test_sums_are_set_down_before_they_might_not_fit(
+    make: type[Any], timesteps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound of a sum that any errors keep is reached early; what the errors are then decides."""
+    plan = Plan({t: Coding(255, t, timesteps) for t in (1, timesteps)}, (1,), timesteps, np.float32([0.7]))
+    batches = [list(layer(NeuronSpec(), (2, 35), timesteps, torch.tensor(0.7), seed)) for seed in range(5)]
+    expected, _ = feed(make(plan), batches)
+    made: list[dict[int, Any]] = []
+    add_up = levels.add_up
+
+    def noted(sums: dict[int, Any], more: dict[int, Any]) -> None:
+        made.append(more)
+        add_up(sums, more)
+
+    for module in (levels, levels_native):
+        monkeypatch.setattr(module, "most_entries", lambda coding: 150)
+        monkeypatch.setattr(module, "add_up", noted)
+    found, _ = feed(make(plan), batches)
+    same(found, expected)
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("unguarded", [False, True])
+def test_so_many_neurons_fit_whatever_they_do(unguarded: bool) -> None:
+    coding = Coding(255, 1024, 1024, unguarded=unguarded)
+    most = most_entries(coding)
+    assert 1e7 < most < 2e8
+    table = np.zeros((1025 - coding.lowest_count) * coding.classes * SECOND_KEYS, np.int64)
+    rest = (np.zeros(LOCALS, np.int64), np.zeros(len(PARTS), np.int64), np.zeros((len(PARTS), len(PARTS)), np.int64))
+    table[1] = most
+    half = from_totals(coding, table, *rest)
+    # As none of them errs, twice as many are no matter.
+    assert (half + half).joint.sum() == 2 * most
+    table[1] += 1
+    with pytest.raises(OverflowError):
+        from_totals(coding, table, *rest)
+
+
+# -------------------------------------------------------------------------------------------------------- threads
+
+
+def test_an_interrupt_leaves_nothing_for_the_next_tally(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when a helper has counted: what it counted is not there when another tally counts in this thread."""
+    monkeypatch.setattr(workers, "SHARE", 500)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    plan = Plan({1: Coding(8, 1, 1)}, (), 1, np.float32(1))
+    batch = [list(layer(NeuronSpec(), (4, 3, 200), 1, torch.tensor(1.0), 0))]
+    expected, _ = feed(NativeLevels(plan), batch)
+    counted, count = threading.Event(), levels_native.native.count
+    main = threading.get_ident()
+
+    def interrupted(*args: Any) -> None:
+        if threading.get_ident() == main:
+            assert counted.wait(10)
+            raise KeyboardInterrupt
+        count(*args)
+        counted.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(levels_native.native, "count", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            feed(NativeLevels(plan), batch)
+    for _ in range(3):
+        found, _ = feed(NativeLevels(plan), batch)
+        same(found, expected)
+
+
+def test_an_interrupt_waits_for_helpers() -> None:
+    """Nobody writes any more when `share` has ended, however it ends."""
+    began, done = threading.Event(), threading.Event()
+
+    def work(worker: int, _begin: int, _end: int) -> None:
+        if worker == 0:
+            assert began.wait(10)
+            raise KeyboardInterrupt
+        began.set()
+        done.wait(0.2)
+        done.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        workers.share(8, work, threads=2)
+    assert done.is_set()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_makes_threads_of_its_own() -> None:
+    assert workers._pool(1).submit(int).result() == 0
+    child = os.fork()
+    if not child:
+        os._exit(workers._pool.cache_info().currsize)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert workers._pool.cache_info().currsize >= 1
+
+
+def test_a_copy_is_not_written() -> None:
+    values = torch.zeros(3, 4)
+    assert np.shares_memory(workers.flat_to_write(values), values.numpy())
+    with pytest.raises(AssertionError, match="copy"):
+        workers.flat_to_write(values.t())
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_levels_of_activations(layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
     """Levels and what is wrong with them, as the loops and as torch have it; and NaN and infinity are told."""
@@ -163,6 +371,25 @@ def test_without_numba_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levels, "kernels", lambda: None)
     assert isinstance(LevelTally(plan)._make(torch.device("cpu")), TorchLevels)
     assert kernels() is not None
+
+
+class Broken:
+    """As where llvmlite is there but its library is not."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == "numba":
+            raise OSError("Could not find/load shared object file 'libllvmlite.so'")
+
+
+def test_where_numba_does_not_compile_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NUMBA_DISABLE_JIT, whose loops in Python wrap and raise, and with a numba that cannot load its library."""
+    assert kernels.__wrapped__() is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(numba.config, "DISABLE_JIT", 1)
+        assert kernels.__wrapped__() is None
+    monkeypatch.delitem(sys.modules, "numba")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert kernels.__wrapped__() is None
 
 
 # ------------------------------------------------------------------------------------------------ an accelerator
@@ -277,3 +504,57 @@ def test_what_is_wrong_far_away_is_told_when_the_batch_ends(tmp_path: Path, monk
     here = told()
     monkeypatch.setattr(devices, "at_hand", lambda device: False)
     assert told() == here
+
+
+class Gain(nn.Module):
+    """Makes numbers that are no number, or far too large, but not of the single sample of the survey."""
+
+    by = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.by if len(x) > 1 else x
+
+
+@pytest.mark.parametrize("by", [1e25, NAN])
+def test_huge_inputs_of_a_relu_far_away(by: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums per sample come over when the batch ends; what they tell is a sentence there too."""
+    monkeypatch.setattr(Gain, "by", 1.0)
+
+    def told(far: bool) -> str:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Gain(), nn.ReLU(), nn.Linear(16, 10)).eval()
+        planned = plan_capture(
+            network, data="digits", samples=5, timesteps=2, record="stats", output=tmp_path / "g.h5", overwrite=True
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(Gain, "by", by)
+            if far:
+                patch.setattr(devices, "at_hand", lambda device: False)
+            with pytest.raises(ProbeError) as caught:
+                planned.run()
+        return str(caught.value)
+
+    assert "NaN or infinity" in told(far=False)
+    assert "NaN or infinity" in told(far=True)
+
+
+def test_outputs_that_are_no_numbers_far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A neuron that gives NaN is told of as such, not as one that fires too often: here and there."""
+
+    def told(far: bool) -> str:
+        planned = plan_capture(
+            "zoo:digits", samples=5, timesteps=2, record="stats", output=tmp_path / "o.h5", overwrite=True
+        )
+        wrong = planned.prepared.subject.layers[1].snn
+        wrong.register_forward_hook(lambda _module, _args, y: y * NAN if len(y) > 1 else y)
+        with monkeypatch.context() as patch:
+            if far:
+                patch.setattr(devices, "at_hand", lambda device: False)
+            with pytest.raises(ProbeError) as caught:
+                planned.run()
+        return str(caught.value)
+
+    here = told(far=False)
+    assert "layer 1" in here
+    assert "NaN or infinity" in here
+    assert told(far=True) == here

@@ -15,7 +15,7 @@ from probe.attribution import NO_ERROR, AnalogCoding, Ints, LayerStatistics
 from probe.attribution.analog import BLOCK, Room, in_units, to_limbs
 from probe.tally import devices
 from probe.tally.plan import GrowingArray, Number, Plan, departure, first_inputs
-from probe.tally.workers import NONE, flat, flat_mask, kernels, share, workers
+from probe.tally.workers import NONE, flat, flat_mask, flat_to_write, kernels, share, workers
 
 TILES = (4, 16, 64)
 """Blocks that are counted together, two a thread: at least, at most, and on an accelerator. Few enough for the cache,
@@ -58,8 +58,11 @@ class AnalogTally:
             silenced: SRP's mask, same shape.
         """
         self._shape, self._first = values.shape[1:], first_sample
-        self._activation = values.reshape(len(values), -1)
-        self._silenced = None if silenced is None else silenced.expand(values.shape).reshape(self._activation.shape)
+        # Others are made like it and written in loops, so it must not keep the strides of a transposed tensor.
+        self._activation = values.reshape(len(values), -1).contiguous()
+        self._silenced = None
+        if silenced is not None:
+            self._silenced = silenced.expand(values.shape).reshape(self._activation.shape).contiguous()
         self.input_sum = torch.empty_like(self._activation, dtype=torch.float32)
         self._count = torch.zeros_like(self.input_sum)
         self._theta = self._row(self.plan.threshold).double()
@@ -112,7 +115,7 @@ class AnalogTally:
     def _add_in_loops(self, t: int, x: Tensor, output: Tensor) -> None:
         assert self._loops is not None
         add_step, neurons = self._loops.add_step, self._count.shape[1]
-        values = (flat(x), flat(output), flat(self._height), flat(self.input_sum), flat(self._count))
+        values = (flat(x), flat(output), flat(self._height), flat_to_write(self.input_sum), flat_to_write(self._count))
 
         def work(_worker: int, begin: int, end: int) -> float:
             fired: float = add_step(*values, neurons, begin, end, t == 1)
@@ -249,7 +252,7 @@ class AnalogTally:
     ) -> tuple[Number, Number]:
         """How far the batch is from the conservation law; see `Tally`."""
         total, n = (values.view(shown.shape) for values in (self.input_sum, self._count))
-        theta = torch.from_numpy(self.plan.threshold).to(shown.device)
+        theta = torch.from_numpy(np.asarray(self.plan.threshold)).to(shown.device)
         return departure(shown, total, n, theta, silenced, initial_fraction, slack)
 
     def fault(self) -> None:

@@ -7,6 +7,7 @@ a whole number. All else is made in pieces that stay in the processor's cache, i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +21,6 @@ from probe.attribution import (
     DENSE,
     NO_ERROR,
     RESIDUAL_BINS_PER_THRESHOLD,
-    RESIDUALS,
     SIGNS,
     TERMS,
     TOO_LARGE,
@@ -32,11 +32,11 @@ from probe.attribution import (
     count,
     sums_of,
 )
-from probe.attribution.analog import BINS, INSIDE
+from probe.attribution.analog import BINS, INSIDE, SECOND_KEYS
 from probe.tally import devices
 from probe.tally.plan import (
+    PARTS,
     PIECE,
-    ByDevice,
     GrowingArray,
     Number,
     Plan,
@@ -48,20 +48,24 @@ from probe.tally.plan import (
 )
 from probe.tally.workers import kernels
 
-PARTS = ("unevenness", "silencing", "initial_potential", "grid", "inherited")
-"""The pieces that a QCFS layer's error can have."""
-INSIDES = len(RESIDUALS) + 1
-"""v(t) below 0, in [0, θ), at or above θ; silenced."""
 LOCALS = len(SIGNS) * len(COMPARISONS) * (BINS + 1)
 """Local cases by residual bin, and one for silenced neurons."""
+NOT_FINITE = "NaN in a layer's input, or NaN or infinity in its output"
 EXACT = 1 << 24
 """float32 holds every whole number below this."""
 RUN = 4096
 """Neurons whose spikes are summed in float32: off by 12 roundings of at most 4096 spikes, 0.003 of one."""
 
 
-class LevelTally(ByDevice):
-    """Gathers one layer whose ANN gives levels: in compiled loops on this machine's processor, else by torch."""
+class LevelTally:
+    """Gathers one layer whose ANN gives levels: in compiled loops on this machine's processor, else by torch.
+
+    Which of the two, the first batch tells: it knows where its tensors lie. See `Tally`.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._kept: Tally | None = None
 
     def _make(self, device: torch.device) -> Tally:
         if not devices.at_hand(device) or kernels() is None:
@@ -69,6 +73,53 @@ class LevelTally(ByDevice):
         from probe.tally.levels_native import NativeLevels, counts_natively
 
         return NativeLevels(self.plan) if counts_natively(self.plan) else TorchLevels(self.plan)
+
+    @property
+    def _tally(self) -> Tally:
+        assert self._kept is not None, "before the first batch"
+        return self._kept
+
+    @property
+    def input_sum(self) -> Tensor:
+        """Σx so far in this batch."""
+        return self._tally.input_sum
+
+    def begin(self, first_sample: int, values: Tensor, silenced: Tensor | None = None) -> None:
+        """Start a batch."""
+        if self._kept is None:
+            self._kept = self._make(values.device)
+        self._kept.begin(first_sample, values, silenced)
+
+    def step(self, t: int, x: Tensor, output: Tensor) -> None:
+        """Add timestep t, from 1."""
+        self._tally.step(t, x, output)
+
+    def spike_count(self) -> Tensor:
+        """n so far in this batch."""
+        return self._tally.spike_count()
+
+    def departure(
+        self, shown: Tensor, silenced: Tensor | None, initial_fraction: float, slack: float
+    ) -> tuple[Number, Number]:
+        """How far neurons are from the conservation law."""
+        return self._tally.departure(shown, silenced, initial_fraction, slack)
+
+    def fault(self) -> Tensor | None:
+        """The first t at which `step` would have raised had it waited."""
+        return self._tally.fault()
+
+    def end(self) -> None:
+        """End the batch."""
+        self._tally.end()
+
+    @property
+    def touched(self) -> bool:
+        """True if a batch has ended since the last `take`."""
+        return self._kept is not None and self._kept.touched
+
+    def take(self) -> LayerStatistics:
+        """What the batches since the last call have added up to; starts anew."""
+        return self._tally.take()
 
 
 class TorchLevels:
@@ -89,6 +140,8 @@ class TorchLevels:
 
     def _forget(self) -> None:
         self._counted: dict[int, Places | Totals] = {}
+        self._before: dict[int, Statistics] = {}
+        self._entries = 0
         self._largest: dict[int, Tensor] = {}
         self._faults: dict[int, Tensor] = {}
         self._spikes_at: Tensor | None = None
@@ -107,9 +160,10 @@ class TorchLevels:
         if self._like is None or self._like[0] != level.shape[1:] or self._like[1] != level.device:
             self._prepare(level.shape[1:], level.device)
         self._first = first_sample
-        self._levels = self._classes = level.reshape(len(level), -1).to(torch.float32)
+        # Pieces are looked at as rows, so these must not keep the strides of a transposed tensor.
+        self._levels = self._classes = level.reshape(len(level), -1).to(torch.float32).contiguous()
         if silenced is not None:
-            mask = silenced.reshape(self._levels.shape)
+            mask = silenced.expand(level.shape).reshape(self._levels.shape)
             self._classes = torch.add(self._levels, mask, alpha=self._coding.levels + 1)
         self._silenced = silenced
         self.input_sum = torch.empty_like(self._levels)
@@ -206,7 +260,7 @@ class TorchLevels:
         """Σ s(t), from runs of neurons so short that float32 sums of θ·s are off by less than half a spike."""
         if self._inverse.ndim:
             output = output * self._inverse
-        flat = output.view(-1)
+        flat = output.reshape(-1)
         whole = len(flat) // RUN * RUN
         sums = torch.cat((flat[:whole].view(-1, RUN).sum(1), flat[whole:].sum(0, keepdim=True)))
         return (sums if self._inverse.ndim else sums.mul_(self._inverse)).round_().sum(dtype=torch.float64)
@@ -240,7 +294,7 @@ class TorchLevels:
             scaled = torch.mul(self.input_sum[piece], self._of(self._scale, piece), out=self._buffer(0, base))
             fine = scaled.clamp_(*coding.limits).floor_()
             if isinstance(counted, Places):
-                self._code[piece].copy_(fine.add_(base))
+                self._code[piece].copy_(self._known(fine.add_(base)))
             else:
                 counted.add(fine, *self._whole(base))
         if isinstance(counted, Places):
@@ -251,21 +305,26 @@ class TorchLevels:
             self._faults[t] = counted.beyond()
         self._find_largest(t, coding)
 
+    @staticmethod
+    def _known(code: Tensor) -> Tensor:
+        """Codes in which NaN is none: a processor makes a number far below 0 of it, but an accelerator may make 0."""
+        return code if devices.at_hand(code.device) else code.nan_to_num_(nan=-1.0)
+
     def _refuse(self, counted: Places | Totals) -> None:
         # No clamp catches NaN: it became a code far below 0.
         if bool(counted.beyond()):
-            if bool(torch.isnan(self.input_sum).any()):
-                raise FloatingPointError("NaN in a layer's input")
+            if bool(torch.isnan(self.input_sum).any()) or not bool(torch.isfinite(self._base).all()):
+                raise FloatingPointError(NOT_FINITE)
             raise TooManySpikes
 
     def fault(self) -> Tensor | None:
-        """The first t of this batch at which a neuron had more spikes than it may, 0 for none; see `Tally`."""
+        """The first t of this batch at which a neuron had more spikes than it may; see `Tally`."""
         if not self._faults:
             return None
         beyond = torch.stack(list(self._faults.values()))
         t = torch.tensor(list(self._faults), device=beyond.device)
         first = torch.where(beyond, t, self.plan.timesteps + 1).amin()
-        return first.remainder(self.plan.timesteps + 1)
+        return torch.where(torch.isfinite(self._base).all(), first.remainder(self.plan.timesteps + 1), -1)
 
     def _whole(self, base: Tensor) -> tuple[Tensor, Tensor]:
         """n and the class of neurons whose base is n · classes + class, float32."""
@@ -304,7 +363,7 @@ class TorchLevels:
             error = torch.sub(n.mul_(coding.levels), self._levels[piece], alpha=t, out=self._buffer(0, base)).view(-1)
             size = torch.abs(error, out=self._buffer(1, error))
             # The first of several: what `argmax` gives differs from device to device.
-            place = torch.where(size == size.max(), self._places[: len(size)], len(size)).amin().view(1)
+            place = torch.where(size == size.max(), self._places[: len(size)], len(size) - 1).amin().view(1)
             value = error.gather(0, place).to(torch.int64)
             place = place + (piece[0].start * neurons + piece[1].start)
             found = torch.cat([value, self._first + place // neurons, place % neurons])
@@ -324,7 +383,7 @@ class TorchLevels:
     ) -> tuple[Number, Number]:
         """How far the batch is from the conservation law; see `Tally`."""
         total, n = (values.view(shown.shape) for values in (self.input_sum, self.spike_count()))
-        theta = torch.from_numpy(self.plan.threshold).to(shown.device)
+        theta = torch.from_numpy(np.asarray(self.plan.threshold)).to(shown.device)
         return departure(shown, total, n, theta, silenced, initial_fraction, slack)
 
     def end(self) -> None:
@@ -336,6 +395,15 @@ class TorchLevels:
         self._per_neuron = per_neuron if self._per_neuron is None else self._per_neuron.add_(per_neuron)
         self._spikes_at = self._step_sums if self._spikes_at is None else self._spikes_at.add_(self._step_sums)
         self._samples.extend(self._sums.cpu().numpy())
+        self._entries += n.numel()
+        # One more batch like this might not fit.
+        if self._entries + n.numel() > most_entries(self._coding):
+            self._set_down()
+
+    def _set_down(self) -> None:
+        """Make statistics of what was counted, so that there is room for more."""
+        add_up(self._before, {t: counted.statistics() for t, counted in self._counted.items()})
+        self._counted, self._entries = {}, 0
 
     @property
     def touched(self) -> bool:
@@ -347,9 +415,9 @@ class TorchLevels:
         assert self._like is not None, "take() before the first batch"
         assert self._per_neuron is not None, "take() before the first batch has ended"
         assert self._spikes_at is not None
+        self._set_down()
         statistics = {
-            t: replace(counted.statistics(), largest=self._largest[t].cpu().numpy())
-            for t, counted in sorted(self._counted.items())
+            t: replace(before, largest=self._largest[t].cpu().numpy()) for t, before in sorted(self._before.items())
         }
         gathered = LayerStatistics(
             statistics,
@@ -397,7 +465,7 @@ class Totals:
         self._coding = coding
         zeros = partial(torch.zeros, dtype=torch.int64, device=device)
         self._pairs = (coding.timestep - coding.lowest_count + 1) * coding.classes
-        self._table, self._local = zeros(self._pairs * INSIDES + 1), zeros(LOCALS)
+        self._table, self._local = zeros(self._pairs * SECOND_KEYS + 1), zeros(LOCALS)
         self._moments, self._products = zeros(len(PARTS)), zeros(len(PARTS), len(PARTS))
 
     def add(self, fine: Tensor, n: Tensor, of_class: Tensor) -> None:
@@ -408,11 +476,11 @@ class Totals:
             n: less the lowest count.
             of_class: k, or k + L + 1 for a silenced neuron.
         """
-        unknown = fine.isnan().reshape(-1)
+        # Asked of the floats: whole numbers hold neither NaN nor very many spikes. NaN is in no range.
+        known = ((n >= 0) & (n <= self._coding.timestep - self._coding.lowest_count) & (fine == fine)).reshape(-1)
         fine, n, of_class = (values.reshape(-1).to(torch.int64) for values in (fine, n, of_class))
         coding, each = self._coding, self._coding.levels + 1
-        code = n * coding.classes + of_class
-        code = torch.where((code >= 0) & (code < self._pairs) & ~unknown, code, self._pairs)
+        code = torch.where(known, n * coding.classes + of_class, self._pairs)
         n, silent, k = n + coding.lowest_count, of_class >= each, of_class.remainder(each)
         t, levels, resolution = coding.timestep, coding.levels, coding.resolution
 
@@ -431,11 +499,11 @@ class Totals:
         residual = floored(fine + coding.start - n * resolution, resolution // RESIDUAL_BINS_PER_THRESHOLD)
         bins = (residual + INSIDE).clamp_(0, BINS - 1)
         inside = floored(residual, RESIDUAL_BINS_PER_THRESHOLD).clamp_(-1, 1) + 1
-        code = code * INSIDES + torch.where(silent, INSIDES - 1, inside)
+        code = code * SECOND_KEYS + torch.where(silent, SECOND_KEYS - 1, inside)
         compared = (n > even) + 2 * (n < even)
         local = ((even > 0) * len(COMPARISONS) + compared) * (BINS + 1) + torch.where(silent, BINS, bins)
         one = torch.ones_like(code)
-        self._table.scatter_add_(0, code.clamp_(max=self._pairs * INSIDES), one)
+        self._table.scatter_add_(0, code.clamp_(max=self._pairs * SECOND_KEYS), one)
         self._local.scatter_add_(0, local, one)
 
     def beyond(self) -> Tensor:
@@ -446,6 +514,21 @@ class Totals:
         """Of what was counted, without the largest error."""
         sums = (values.cpu().numpy() for values in (self._table[:-1], self._local, self._moments, self._products))
         return from_totals(self._coding, *sums)
+
+
+def most_entries(coding: Coding) -> int:
+    """Neurons whose sums fit in 64 bits whatever their errors are, at any t."""
+    return (2**63 - 1) // (coding.levels * (coding.timesteps - coding.lowest_count)) ** 2
+
+
+def add_up(sums: dict[int, Statistics], more: Mapping[int, Statistics]) -> None:
+    """Add the statistics of every t to what there is.
+
+    Raises:
+        OverflowError: a sum does not fit in 64 bits.
+    """
+    for t, statistics in more.items():
+        sums[t] = sums[t] + statistics if t in sums else statistics
 
 
 def from_totals(coding: Coding, table: Ints, local: Ints, moments: Ints, products: Ints) -> Statistics:
@@ -462,7 +545,7 @@ def from_totals(coding: Coding, table: Ints, local: Ints, moments: Ints, product
         OverflowError: a sum might not fit in 64 bits.
     """
     # Silenced neurons are a column of the table, so their class is not needed.
-    table = table.reshape(-1, coding.classes // (coding.levels + 1), coding.levels + 1, INSIDES).sum(1)
+    table = table.reshape(-1, coding.classes // (coding.levels + 1), coding.levels + 1, SECOND_KEYS).sum(1)
     table = table.transpose(1, 0, 2)
     if (coding.levels * (coding.timestep - coding.lowest_count)) ** 2 * int(table.sum()) >= 2**63:
         raise OverflowError(TOO_LARGE)
@@ -470,7 +553,7 @@ def from_totals(coding: Coding, table: Ints, local: Ints, moments: Ints, product
     joint[:, : table.shape[1]] = table.sum(2)
     k = np.arange(table.shape[0])[:, None]
     n = np.arange(table.shape[1])[None] + coding.lowest_count
-    cases = np.zeros((len(SIGNS), len(COMPARISONS), INSIDES), np.int64)
+    cases = np.zeros((len(SIGNS), len(COMPARISONS), SECOND_KEYS), np.int64)
     against_ann = comparison(n * coding.levels, k * coding.timestep)
     np.add.at(cases, ((k > 0).astype(int), against_ann), table)
     local = local.reshape(len(SIGNS), len(COMPARISONS), BINS + 1)

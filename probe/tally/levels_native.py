@@ -1,8 +1,8 @@
 """The tally of a layer whose ANN is QCFS, in compiled loops: one over each timestep, in threads of their own.
 
 Two numbers a neuron live from one timestep to the next: Σx, and a small whole number that holds n and the level k
-together. What a timestep counts is one histogram while its codes are few; else it is added up at once (`Places` and
-`Totals`), so that memory does not grow with T.
+together. What a timestep counts is one histogram while its codes are few; else it is added up at once (`Histogram` and
+`Sums`), so that memory does not grow with T.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from probe.attribution import COMPARISONS, NO_ERROR, SIGNS, Coding, Ints, LayerStatistics, Statistics, count
+from probe.attribution.analog import BINS, SECOND_KEYS
 from probe.tally import native
-from probe.tally.levels import from_totals
-from probe.tally.plan import GrowingArray, Plan, TooManySpikes, spikes_at_every
+from probe.tally.levels import NOT_FINITE, add_up, from_totals, most_entries
+from probe.tally.plan import PARTS, GrowingArray, Plan, TooManySpikes, spikes_at_every
 from probe.tally.workers import flat, flat_mask, row, share, workers
 
-PLACES = 1 << 16
+MOST_CODES = 1 << 16
 """The most codes at one t for which there is a histogram: it stays in the processor's second cache."""
 MOST = 2**31 - 1
 """What a place of a histogram can hold."""
@@ -39,12 +40,15 @@ def counts_natively(plan: Plan) -> bool:
     return coding.levels <= 255 and plan.timesteps < 1 << 15 and pairs < 1 << native.SPAN_BITS and coding.span < 1 << 30
 
 
-def _spare(worker: int, size: int) -> npt.NDArray[np.int32]:
-    """Zeros for a helper to count in."""
-    kept: dict[int, npt.NDArray[np.int32]] = vars(_room).setdefault("kept", {})
-    if worker not in kept or len(kept[worker]) < size:
-        kept[worker] = np.zeros(size, np.int32)
-    return kept[worker][:size]
+def _take_spare(size: int) -> npt.NDArray[np.int32]:
+    """Zeros for a helper to count in, at least so many; whoever takes them gives them back as zeros, or not at all."""
+    kept: list[npt.NDArray[np.int32]] = vars(_room).setdefault("kept", [])
+    spare = kept.pop() if kept else np.empty(0, np.int32)
+    return spare if len(spare) >= size else np.zeros(size, np.int32)
+
+
+def _give_back(spare: npt.NDArray[np.int32]) -> None:
+    vars(_room).setdefault("kept", []).append(spare)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Timestep:
     """That share it."""
     most: int
     """The largest that n and k can be."""
+    loudest: int
+    """The largest magnitude of an output, as the loops have it."""
 
 
 class Counted(ABC):
@@ -98,7 +104,7 @@ class Counted(ABC):
         return -1 if pair < 0 else int(native.first_of(pairs, self._sizes == self._sizes[pair]))
 
 
-class Places(Counted):
+class Histogram(Counted):
     """A histogram with a place for each code of a t."""
 
     def __init__(self, coding: Coding) -> None:
@@ -107,19 +113,22 @@ class Places(Counted):
     def add(self, step: Timestep) -> None:
         """Count one batch."""
         coding, size = self.coding, len(self.bins)
-        parts = [self.bins, *(_spare(worker, size) for worker in range(1, step.threads))]
+        spares = [_take_spare(size) for _ in range(1, step.threads)]
+        parts = [self.bins, *(spare[:size] for spare in spares)]
 
         def work(worker: int, begin: int, end: int) -> None:
             native.count(
                 step.x, step.spikes, step.total, step.pairs, step.scale, step.inverse, coding.levels, coding.classes,
-                coding.lowest_count, step.most, coding.limits, step.neurons, begin, end, step.first, parts[worker],
-                step.sums[worker],
+                coding.lowest_count, step.most, step.loudest, coding.limits, step.neurons, begin, end, step.first,
+                parts[worker], step.sums[worker],
             )  # fmt: skip
 
         share(len(step.x), work, threads=step.threads)
-        for part in parts[1:]:
+        for part, spare in zip(parts[1:], spares, strict=True):
             self.bins += part
             part[:] = 0
+            # Only now: what Ctrl-C left in one would be counted by the next tally.
+            _give_back(spare)
 
     def statistics(self) -> Statistics:
         """Of what was counted, which is then forgotten; without the largest error."""
@@ -129,14 +138,14 @@ class Places(Counted):
         return counted
 
 
-class Totals(Counted):
+class Sums(Counted):
     """The sums and small tables of a t whose codes are too many."""
 
     def __init__(self, coding: Coding) -> None:
-        super().__init__(coding, native.INSIDES)
-        self._local = np.zeros(len(SIGNS) * len(COMPARISONS) * (native.BINS + 1), np.int32)
-        self._moments = np.zeros(native.PARTS, np.int64)
-        self._products = np.zeros((native.PARTS, native.PARTS), np.int64)
+        super().__init__(coding, SECOND_KEYS)
+        self._local = np.zeros(len(SIGNS) * len(COMPARISONS) * (BINS + 1), np.int32)
+        self._moments = np.zeros(len(PARTS), np.int64)
+        self._products = np.zeros((len(PARTS), len(PARTS)), np.int64)
         t, lowest = coding.timestep, -coding.timestep if coding.unguarded else 0
         self._numbers = (coding.levels, t, coding.resolution, coding.start, lowest)
 
@@ -149,8 +158,8 @@ class Totals(Counted):
         def work(worker: int, begin: int, end: int) -> None:
             native.classify(
                 step.x, step.spikes, step.total, step.pairs, step.scale, step.inverse, coding.levels, coding.classes,
-                coding.lowest_count, step.most, coding.limits, step.neurons, begin, end, step.first, step.sums[worker],
-                self._numbers, *parts[worker],
+                coding.lowest_count, step.most, step.loudest, coding.limits, step.neurons, begin, end, step.first,
+                step.sums[worker], self._numbers, *parts[worker],
             )  # fmt: skip
 
         share(len(step.x), work, threads=step.threads)
@@ -172,7 +181,7 @@ class Totals(Counted):
 
 
 class NativeLevels:
-    """Gathers one layer over batches, as `LevelTally` says; input_sum holds until the next batch begins."""
+    """Gathers one layer over batches, in compiled loops; see `Tally`."""
 
     input_sum: Tensor
 
@@ -199,13 +208,17 @@ class NativeLevels:
         self._first_input: npt.NDArray[np.float32] | None = None
 
     def begin(self, first_sample: int, level: Tensor, silenced: Tensor | None = None) -> None:
-        """Start a batch; see `LevelTally`."""
+        """Start a batch; see `Tally`."""
         if self._shape != level.shape[1:]:
             self._shape = level.shape[1:]
             self._neurons = math.prod(self._shape)
             self._scale = row(self._coding.scale(self.plan.threshold), self._shape)
             self._inverse = row(np.float32(1) / self.plan.spike_height, self._shape)
             self._theta = row(self.plan.threshold, self._shape)
+            # A neuron that fires more often than T times at once would be refused at T; until then it might wrap.
+            spike = 1.0 if len(self._inverse) > 1 else abs(float(self.plan.spike_height.item()))
+            loudest = np.float32(min((self.plan.timesteps + 0.5) * spike, float(np.finfo(np.float32).max)))
+            self._loudest = int(loudest.view(np.int32))
         size = level.numel()
         # Kept from batch to batch: large new arrays cost a page fault every few KiB.
         if len(self._total) != size:
@@ -228,11 +241,11 @@ class NativeLevels:
         self._sums[:, :, 1::2] = parts.sum(0)[:, None]
 
     def step(self, t: int, x: Tensor, output: Tensor) -> None:
-        """Add timestep t, from 1; see `LevelTally`."""
+        """Add timestep t, from 1; see `Tally`."""
         coding, summed = self._codings.get(t), t in self.plan.per_sample
         inputs, spikes = flat(x), flat(output)
         if t == 1:
-            self._note_first_inputs(x.shape[1], inputs, spikes)
+            self._note_first_inputs(x.shape[1] if x.ndim > 1 else 1, inputs, spikes)
         parts = np.zeros((self._threads, self._number if summed else 0, 3), np.int64)
         step = Timestep(
             inputs,
@@ -246,6 +259,7 @@ class NativeLevels:
             parts,
             self._threads,
             self._most,
+            self._loudest,
         )
         if coding is None:
             self._pass_by(t, step)
@@ -256,24 +270,32 @@ class NativeLevels:
             self._sums[:, self.plan.per_sample.index(t), ::2] = sums
 
     def _pass_by(self, t: int, step: Timestep) -> None:
-        def work(_worker: int, begin: int, end: int) -> int:
-            fired: int = native.pass_by(
-                step.x, step.spikes, step.total, step.pairs, step.inverse, self._coding.classes, step.neurons,
-                begin, end, step.first,
+        def work(_worker: int, begin: int, end: int) -> tuple[int, bool]:
+            told: tuple[int, bool] = native.pass_by(
+                step.x, step.spikes, step.total, step.pairs, step.inverse, self._coding.classes, step.loudest,
+                step.neurons, begin, end, step.first,
             )  # fmt: skip
-            return fired
+            return told
 
-        self._spikes_at[t - 1] += sum(share(len(step.x), work, threads=step.threads))
+        told = share(len(step.x), work, threads=step.threads)
+        if any(beyond for _, beyond in told):
+            self._refuse(step)
+        self._spikes_at[t - 1] += sum(fired for fired, _ in told)
+
+    @staticmethod
+    def _refuse(step: Timestep) -> NoReturn:
+        """Say why a neuron's code is none."""
+        if not np.isfinite(step.spikes).all() or np.isnan(step.total).any():
+            raise FloatingPointError(NOT_FINITE)
+        raise TooManySpikes
 
     def _count(self, t: int, coding: Coding, step: Timestep) -> None:
         if t not in self._counted:
-            self._counted[t] = Places(coding) if coding.size <= PLACES else Totals(coding)
+            self._counted[t] = Histogram(coding) if coding.size <= MOST_CODES else Sums(coding)
         counted = self._counted[t]
         counted.add(step)
         if counted.bins[-1]:
-            if np.isnan(step.total).any():
-                raise FloatingPointError("NaN in a layer's input")
-            raise TooManySpikes
+            self._refuse(step)
         place = counted.place_of_larger(abs(int(self._largest[t][0])), step.pairs)
         if place >= 0:
             error, (sample, neuron) = counted.errors[step.pairs[place]], divmod(place, self._neurons)
@@ -333,7 +355,7 @@ class NativeLevels:
         def work(_worker: int, begin: int, end: int) -> tuple[float, float]:
             found: tuple[float, float] = native.depart(
                 potential, self._total, self._pairs, self._theta, mask, initial_fraction, slack,
-                self._coding.levels, self._coding.classes, self._coding.lowest_count, self._neurons, begin, end,
+                self._coding.classes, self._coding.lowest_count, self._neurons, begin, end,
             )  # fmt: skip
             return found
 
@@ -350,14 +372,12 @@ class NativeLevels:
         self._samples.extend(self._sums)
         self._entries += len(self._pairs)
         # One more batch like this might not fit.
-        if self._entries + len(self._pairs) > MOST:
+        if self._entries + len(self._pairs) > min(MOST, most_entries(self._coding)):
             self._set_down()
 
     def _set_down(self) -> None:
         """Make statistics of what was counted, so that its places are free again."""
-        for t, counted in self._counted.items():
-            here = counted.statistics()
-            self._before[t] = self._before[t] + here if t in self._before else here
+        add_up(self._before, {t: counted.statistics() for t, counted in self._counted.items()})
         self._entries = 0
 
     @property

@@ -16,7 +16,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from probe.attribution.common import RESIDUAL_BINS_PER_THRESHOLD, RESIDUAL_LIMIT
+from probe.attribution.analog import BINS, INSIDE, SECOND_KEYS
+from probe.attribution.common import RESIDUAL_BINS_PER_THRESHOLD
+from probe.tally.plan import PARTS
 
 BLOCK = 1024
 """Neurons a block."""
@@ -24,14 +26,7 @@ SMALL = (1 << 31) // BLOCK
 """The sum of a block of squares below this fits in 32 bits."""
 LANES = 16
 """Extremes are found in so many lanes side by side."""
-BINS = 2 * RESIDUAL_LIMIT * RESIDUAL_BINS_PER_THRESHOLD + 2
-"""Residual bins; one more counts the silenced neurons."""
-ZERO = RESIDUAL_LIMIT * RESIDUAL_BINS_PER_THRESHOLD + 1
-"""The residual bin that begins at v = 0."""
-INSIDES = 4
-"""v(t) below 0, in [0, θ), at or above θ; silenced."""
-PARTS = 5
-"""Unevenness, silencing, initial potential, grid, inherited: the pieces that a QCFS layer's error can have."""
+ALL_PARTS = len(PARTS)
 SPAN_BITS = 22
 """n · classes + class has to stay below 2 to this, so that float32 tells n."""
 
@@ -94,11 +89,18 @@ def _add(x, total, first):
 
 
 @part
-def _fire(spikes, factor, pairs, classes):
-    """Add spikes to n, which counts `classes` a spike."""
-    each = np.int32(classes)
+def _fire(spikes, factor, pairs, classes, loudest):
+    """Add spikes to n, which counts `classes` a spike; true if an output is beyond `loudest`, or NaN.
+
+    Such a number of spikes is none, or one that wraps. It is looked for apart, for that costs the least.
+    """
+    each, bits, most = np.int32(classes), spikes.view(np.int32), np.int32(0)
     for i in range(len(spikes)):
         pairs[i] = pairs[i] + np.int32(np.rint(spikes[i] * factor)) * each
+    # Without their sign, floats have the order of their bits, with NaN above all.
+    for i in range(len(spikes)):
+        most = max(most, bits[i] & np.int32(0x7FFFFFFF))
+    return most > loudest
 
 
 @part
@@ -218,7 +220,7 @@ def start(level, silenced, pairs, levels, classes, lowest, neurons, begin, end, 
 
 
 @compiled
-def pass_by(x, spikes, total, pairs, inverse, classes, neurons, begin, end, first):
+def pass_by(x, spikes, total, pairs, inverse, classes, loudest, neurons, begin, end, first):
     """A timestep of which nothing is counted but its spikes.
 
     Args:
@@ -226,22 +228,23 @@ def pass_by(x, spikes, total, pairs, inverse, classes, neurons, begin, end, firs
         total: Σx, kept up to date.
         pairs: likewise.
         inverse: row, 1 / height of a spike.
+        loudest: the largest magnitude of an output, as the bits of a float32; in spikes where `inverse` has many.
         first: this is t = 1.
 
     Returns:
-        Σ s(t).
+        Σ s(t), and whether an output is beyond `loudest` or NaN.
     """
     scaled = np.empty(BLOCK, np.float32)
-    fired, stop = np.int64(0), end
+    fired, stop, beyond = np.int64(0), end, False
     while stop > begin:
         at = _before(stop, neurons, begin)
         _add(x[at:stop], total[at:stop], first)
         block, factor = _times(spikes[at:stop], inverse, at % neurons, scaled)
-        _fire(block, factor, pairs[at:stop], classes)
+        beyond |= _fire(block, factor, pairs[at:stop], classes, loudest)
         for i in range(len(block)):
             fired += np.int32(np.rint(block[i] * factor))
         stop = at
-    return fired
+    return fired, beyond
 
 
 @compiled
@@ -256,6 +259,7 @@ def count(
     classes,
     lowest,
     most,
+    loudest,
     limits,
     neurons,
     begin,
@@ -267,12 +271,13 @@ def count(
     """A timestep whose every code has a place in a histogram.
 
     Args:
-        x, spikes, total, pairs, inverse, first: as for `pass_by`.
+        x, spikes, total, pairs, inverse, loudest, first: as for `pass_by`.
         scale: row, R/θ.
         levels: L.
         most: the largest that n and k can be, at most 32,767.
         limits: the smallest and largest ⌊R·u⌋ that are told apart.
-        bins: int32 (code + 1,), added to; the last counts what is no code: NaN, and more spikes than timesteps.
+        bins: int32 (code + 1,), added to; the last is above 0 where something is no code: NaN, and more
+            spikes than timesteps.
         sums: int64 (sample, 3), Σn, Σn² and Σnk added to; of length 0 where they are not wanted.
     """
     scaled, codes = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
@@ -285,7 +290,8 @@ def count(
         width, column, state = stop - at, at % neurons, pairs[at:stop]
         _add(x[at:stop], total[at:stop], first)
         block, factor = _times(spikes[at:stop], inverse, column, scaled)
-        _fire(block, factor, state, classes)
+        if _fire(block, factor, state, classes, loudest):
+            bins[none] += np.int32(1)
         block, factor = _times(total[at:stop], scale, column, scaled)
         _codes(block, factor, limits[0], limits[1], state, span, none, codes)
         for i in range(width):
@@ -335,11 +341,13 @@ def _pieces(fine, low, n, k, pairs, lowest, classes, none, coding, parts, codes,
         initially[i] = np.int32(even - half) * levels
         grid[i] = half * levels - middle * t
         inherited[i] = np.int32(middle - k[i]) * t
-        bin_ = _floor(np.int32(u + initial - n[i] * resolution), of_bin) + np.int32(ZERO)
-        inside = one + np.int32(bin_ >= np.int32(ZERO + RESIDUAL_BINS_PER_THRESHOLD)) - np.int32(bin_ < np.int32(ZERO))
+        bin_ = _floor(np.int32(u + initial - n[i] * resolution), of_bin) + np.int32(INSIDE)
+        inside = (
+            one + np.int32(bin_ >= np.int32(INSIDE + RESIDUAL_BINS_PER_THRESHOLD)) - np.int32(bin_ < np.int32(INSIDE))
+        )
         bin_ = min(max(bin_, zero), np.int32(BINS - 1))
         compared = np.int32(n[i] > even) + two * np.int32(n[i] < even)
-        code = np.int32(np.int32(pairs[i]) * np.int32(INSIDES) + inside)
+        code = np.int32(np.int32(pairs[i]) * np.int32(SECOND_KEYS) + inside)
         codes[i] = min(np.uint32(code if fine[i] >= zero else np.int32(-1)), none)
         other[i] = np.uint32((three * np.int32(even > zero) + compared) * np.int32(BINS + 1) + bin_)
     if classes > levels + one:
@@ -348,29 +356,30 @@ def _pieces(fine, low, n, k, pairs, lowest, classes, none, coding, parts, codes,
             if of_class > levels:
                 silent[i], uneven[i] = uneven[i], zero
                 known = codes[i] != none
-                codes[i] = np.uint32(np.int32(pairs[i]) * np.int32(INSIDES) + three) if known else none
+                codes[i] = np.uint32(np.int32(pairs[i]) * np.int32(SECOND_KEYS) + three) if known else none
                 place = other[i] // np.uint32(BINS + 1)
                 other[i] = np.uint32(place * np.uint32(BINS + 1) + np.uint32(BINS))
 
 
 @compiled
 def classify(
-    x, spikes, total, pairs, scale, inverse, levels, classes, lowest, most, limits, neurons, begin, end, first, sums,
-    coding, joint, local, moments, products,
+    x, spikes, total, pairs, scale, inverse, levels, classes, lowest, most, loudest, limits, neurons, begin, end,
+    first, sums, coding, joint, local, moments, products,
 ):  # fmt: skip
     """A timestep whose codes are too many for a histogram: what the histogram would give is added up at once.
 
     Args:
-        x, spikes, total, pairs, scale, inverse, levels, most, limits, first, sums: as for `count`.
+        x, spikes, total, pairs, scale, inverse, levels, most, loudest, limits, first, sums: as for
+            `count`.
         coding: L, t, R, v(0) in θ/R, the lowest n_even.
-        joint: int32 (pair · `INSIDES` + 1,), added to; the last as that of `count`.
+        joint: int32 (pair · `SECOND_KEYS` + 1,), added to; the last as that of `count`.
         local: int32 (sign · comparison · residual bin,), added to; one bin more, for silenced neurons.
-        moments, products: int64 (`PARTS`,) and (`PARTS`, `PARTS`), added to, above and on the diagonal.
+        moments, products: int64 (part,) and (part, part), added to, above and on the diagonal.
     """
     scaled, fine = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
     n, k = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
     codes, other = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
-    parts = np.zeros((PARTS, BLOCK), np.int32)
+    parts = np.zeros((ALL_PARTS, BLOCK), np.int32)
     none, small, silencing = np.uint32(len(joint) - 1), most * most < SMALL, classes > levels + 1
     stop = end
     while stop > begin:
@@ -378,7 +387,8 @@ def classify(
         width, column, state = stop - at, at % neurons, pairs[at:stop]
         _add(x[at:stop], total[at:stop], first)
         block, factor = _times(spikes[at:stop], inverse, column, scaled)
-        _fire(block, factor, state, classes)
+        if _fire(block, factor, state, classes, loudest):
+            joint[none] += np.int32(1)
         block, factor = _times(total[at:stop], scale, column, scaled)
         _fine(block, factor, limits[0], limits[1], fine)
         _split(state, classes, lowest, levels, n, k)
@@ -389,11 +399,11 @@ def classify(
             joint[codes[i]] += np.int32(1)
         for i in range(width):
             local[other[i]] += np.int32(1)
-        for one in range(PARTS):
+        for one in range(ALL_PARTS):
             if one != 1 or silencing:
                 left = parts[one, :width]
                 moments[one] += _sum(left)
-                for two in range(one, PARTS):
+                for two in range(one, ALL_PARTS):
                     products[one, two] += _dot(left, parts[two, :width])
         stop = at
 
@@ -519,7 +529,7 @@ def find_levels(a, factor, levels, neurons, begin, end, out):
 
 
 @compiled
-def depart(shown, total, pairs, theta, silenced, initial, slack, levels, classes, lowest, neurons, begin, end):
+def depart(shown, total, pairs, theta, silenced, initial, slack, classes, lowest, neurons, begin, end):
     """How far neurons are from the conservation law v(T) = v(0) + Σx - θ·n, in units of θ.
 
     Args:

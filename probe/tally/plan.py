@@ -16,6 +16,8 @@ from probe.tally import devices
 
 PIECE = 131_072
 """Neurons a piece: small enough for the cache, large enough that the cost of a call does not count."""
+PARTS = ("unevenness", "silencing", "initial_potential", "grid", "inherited")
+"""The pieces that a QCFS layer's error can have."""
 HUGE = 3e38
 """Added to an input that is to lose a comparison; with 0 instead of 1 times this, an input stays as it is."""
 
@@ -103,7 +105,8 @@ class Tally(Protocol):
             output: its output, s(t) times the height of a spike, same shape.
 
         Raises:
-            FloatingPointError: an input is NaN; not where that would take waiting for an accelerator.
+            FloatingPointError: an input is NaN, or an output is that or infinite; not where that would take waiting for
+                an accelerator.
             TooManySpikes: a neuron has fired more often than its family said it would; likewise.
         """
 
@@ -130,11 +133,16 @@ class Tally(Protocol):
         """The first t of this batch at which `step` would have raised `TooManySpikes` had it waited for an accelerator.
 
         Returns:
-            One number, 0 for none, which still lies there; None where `step` has raised itself.
+            One number, 0 for none and -1 where an output is NaN or infinite, which still lies there; None where `step`
+            has raised itself.
         """
 
     def end(self) -> None:
-        """End the batch."""
+        """End the batch.
+
+        Raises:
+            FloatingPointError: as `step`, where that has not waited for an accelerator.
+        """
 
     @property
     def touched(self) -> bool:
@@ -142,64 +150,6 @@ class Tally(Protocol):
 
     def take(self) -> LayerStatistics:
         """What the batches since the last call have added up to; starts anew."""
-
-
-class ByDevice:
-    """A tally that is made when the first batch tells where its tensors lie."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._kept: Tally | None = None
-
-    def _make(self, device: torch.device) -> Tally:
-        raise NotImplementedError
-
-    @property
-    def _tally(self) -> Tally:
-        assert self._kept is not None, "before the first batch"
-        return self._kept
-
-    @property
-    def input_sum(self) -> Tensor:
-        """Σx so far in this batch."""
-        return self._tally.input_sum
-
-    def begin(self, first_sample: int, values: Tensor, silenced: Tensor | None = None) -> None:
-        """Start a batch."""
-        if self._kept is None:
-            self._kept = self._make(values.device)
-        self._kept.begin(first_sample, values, silenced)
-
-    def step(self, t: int, x: Tensor, output: Tensor) -> None:
-        """Add timestep t, from 1."""
-        self._tally.step(t, x, output)
-
-    def spike_count(self) -> Tensor:
-        """n so far in this batch."""
-        return self._tally.spike_count()
-
-    def departure(
-        self, shown: Tensor, silenced: Tensor | None, initial_fraction: float, slack: float
-    ) -> tuple[Number, Number]:
-        """How far neurons are from the conservation law."""
-        return self._tally.departure(shown, silenced, initial_fraction, slack)
-
-    def fault(self) -> Tensor | None:
-        """The first t at which `step` would have raised had it waited."""
-        return self._tally.fault()
-
-    def end(self) -> None:
-        """End the batch."""
-        self._tally.end()
-
-    @property
-    def touched(self) -> bool:
-        """True if a batch has ended since the last `take`."""
-        return self._kept is not None and self._kept.touched
-
-    def take(self) -> LayerStatistics:
-        """What the batches since the last call have added up to; starts anew."""
-        return self._tally.take()
 
 
 def departure(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -24,18 +25,27 @@ PIECES = 4
 
 @functools.cache
 def kernels() -> ModuleType | None:
-    """`probe.tally.native`, imported when first asked for; None where numba cannot be imported."""
+    """`probe.tally.native`, imported when first asked for; None where numba cannot be imported or may not compile."""
     try:
+        import numba
+
         from probe.tally import native
-    except ImportError:
+    # The latter where llvmlite does not find its library.
+    except (ImportError, OSError):
         return None
-    return native
+    return None if getattr(numba.config, "DISABLE_JIT", 0) else native
 
 
 def flat(tensor: Tensor) -> npt.NDArray[Any]:
     """A tensor's values in logical order, without a copy where they lie so."""
     values: npt.NDArray[Any] = tensor.detach().reshape(-1).numpy()
     return values
+
+
+def flat_to_write(tensor: Tensor) -> npt.NDArray[Any]:
+    """As `flat`, of a tensor that is to be written: what were written into a copy would be lost."""
+    assert tensor.is_contiguous(), "a loop would write into a copy"
+    return flat(tensor)
 
 
 def flat_mask(silenced: Tensor | None, shape: torch.Size) -> npt.NDArray[np.uint8]:
@@ -53,6 +63,11 @@ def row(values: npt.NDArray[np.float32], shape: torch.Size) -> npt.NDArray[np.fl
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="probe-tally")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has the pool but none of its threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def workers(size: int) -> int:
@@ -85,9 +100,10 @@ def share(size: int, work: Callable[[int, int, int], Result], *, threads: int) -
 
     pool = _pool(threads - 1)
     helpers = [pool.submit(pull, worker) for worker in range(1, threads)]
-    done = pull(0)
-    for helper in helpers:
-        # One that has not begun is not needed any more.
-        if not helper.cancel():
-            done += helper.result()
-    return done
+    try:
+        done = pull(0)
+    finally:
+        # One that has not begun is not needed any more; after Ctrl-C nobody is left behind who still writes.
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+    return done + [one for helper in begun for one in helper.result()]
