@@ -266,16 +266,10 @@ class Recorder:
     def _batch(self, run: Run, writer: WriteBehind, first: int, stop: int) -> None:
         prepared = self.planned.prepared
         chosen = self.planned.indices[first:stop]
-        try:
-            ann, snn = run.batch(prepared.load(chosen), first)
-        except Exception as error:
-            if isinstance(error, ProbeError) or not has_user_frame(error):
-                raise
-            message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ProbeError(
-                f"the model failed on samples {first} to {stop - 1}: {message}", expected="a forward that runs on all",
-                next_step="mend it, then run the same command with --resume", trace=user_traceback(error),
-            ) from None  # fmt: skip
+        with _told_of("data", first, stop):
+            x = prepared.load(chosen)
+        with _told_of("model", first, stop):
+            ann, snn = run.batch(x, first)
         digest_ann, digest_snn = run.digests()
         values: dict[str, Any] = {
             "index": chosen, "label": prepared.data.labels[chosen], "digest_snn": digest_snn,
@@ -387,6 +381,21 @@ class Recorder:
             expected=room if full else "a folder that stays writable",
             next_step=f"{mend}, then run the same command with --resume",
         )
+
+
+@contextlib.contextmanager
+def _told_of(what: str, first: int, stop: int) -> Iterator[None]:
+    """An exception of the user's own code, in one line and with its traceback; one of ours goes its way."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ProbeError) or not has_user_frame(error):
+            raise
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ProbeError(
+            f"the {what} failed on samples {first} to {stop - 1}: {message}", expected="what runs on all samples",
+            next_step="mend it, then run the same command with --resume", trace=user_traceback(error),
+        ) from None  # fmt: skip
 
 
 @contextlib.contextmanager

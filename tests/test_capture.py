@@ -140,7 +140,7 @@ def test_no_hook_and_no_file_stays_after_an_exception(tmp_path: Path) -> None:
     planned = plan(network, data=data, samples=20, batch_size=5, output=tmp_path / "r.h5")
     chosen = planned.indices
     before = _state(network)
-    with pytest.raises(RuntimeError, match="loader broke"):
+    with pytest.raises(ProbeError, match="the data failed on samples 5 to 9: the user's loader broke"):
         planned.run()
     assert _same(before, _state(network))
     assert list(tmp_path.iterdir()) == []
