@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-READING = 10.0
+READING = 5.0
 """CPU seconds that opening a recording may take, and one more for every `PER_SECOND` bytes; a slow disk takes none."""
 PER_SECOND = 20_000_000
 ROOM = 3 << 29

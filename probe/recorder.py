@@ -26,7 +26,7 @@ from probe.recording.facts import broken_oracles
 from probe.recording.identity import differences, identity_of, planned_identity
 from probe.recording.joining import Appeared, Totals, appear, open_part, totals_of, without_samples
 from probe.recording.parts import PartLine, PartsFolder, allow_open_files, covering, run_to_resume
-from probe.recording.reader import open_recording
+from probe.recording.reader import open_recording, open_written
 from probe.recording.schema import Batch
 from probe.recording.writer import Writer
 from probe.run import Run
@@ -63,9 +63,9 @@ class Captured:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, path: Path, notes: Sequence[str] = ()) -> Captured:
-        """From the recording that is there."""
-        with open_recording(path) as recording:
+    def of(cls, path: Path, notes: Sequence[str] = (), *, written: bool = True) -> Captured:
+        """From the recording that is there; `written` just now, it need not be looked through."""
+        with open_written(path) if written else open_recording(path) as recording:
             names = {layer.index: layer.name for layer in recording.layers}
             broken = tuple(broken_oracles(recording.facts, names))
             parts = sum(part.bytes for part in recording.parts)
@@ -186,7 +186,7 @@ class Recorder:
         start = self.ranks.first(self._begin)
         self._compact = part_bytes
         if start.complete:
-            return self._captured((f"{self.planned.path} is complete already",))
+            return self._captured((f"{self.planned.path} is complete already",), written=False)
         try:
             self._expect_one_network()
             self.info = replace(self.info, run_id=start.run_id)
@@ -220,9 +220,9 @@ class Recorder:
         writer.close()
         return self._conclude(start, stopped)
 
-    def _captured(self, notes: Sequence[str]) -> Captured:
+    def _captured(self, notes: Sequence[str], *, written: bool = True) -> Captured:
         """What is there now; rank 0 looks, for all."""
-        return self.ranks.first(lambda: Captured.of(self.planned.path, notes))
+        return self.ranks.first(lambda: Captured.of(self.planned.path, notes, written=written))
 
     def _missing(self, done: Sequence[PartLine]) -> list[tuple[int, int]]:
         """The batches, as (first sample, one past the last), that no part covers."""

@@ -93,7 +93,16 @@ def _bytes_of(file: Path) -> int:
         return file.stat().st_size
 
 
-def _opened(file: Path) -> Recording:
+def open_written(path: Path) -> Recording:
+    """Open a recording that this process has just written, without looking through it first.
+
+    Raises:
+        ProbeError: it says what none may say.
+    """
+    return _opened(path, trusted=True)
+
+
+def _opened(file: Path, *, trusted: bool = False) -> Recording:
     """The recording, once it is sure to be one."""
     try:
         handle = h5py.File(file, "r")
@@ -108,7 +117,7 @@ def _opened(file: Path) -> Recording:
             f"{file} {reason}", expected="a recording made by `probe capture`", next_step="capture it again"
         ) from None
     try:
-        return Recording(file, handle)
+        return Recording(file, handle, trusted=trusted)
     except DAMAGE as error:
         _close(handle)
         raise ProbeError(
