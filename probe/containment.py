@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 READING = 5.0
 """CPU seconds that opening a recording may take, and one more for every `PER_SECOND` bytes; a slow disk takes none."""
 PER_SECOND = 20_000_000
+TO_OPEN = 1 << 29
+"""Bytes that opening a recording may take, before its arrays are known."""
 ROOM = 3 << 29
 """Bytes that a contained process may take beside what the file's arrays may need."""
 TIMES = 16
@@ -122,6 +124,8 @@ def opening(path: str, size: int) -> Iterator[None]:
         return
     raw = path.encode(errors="replace")[:4000]
     _note[:] = raw.ljust(len(_note), b"\0")
+    # What a file claims is not known yet, and one that is damaged may have the library take any amount.
+    _limit(_data_bytes() + TO_OPEN)
     signal.setitimer(signal.ITIMER_PROF, READING + size / PER_SECOND)
     try:
         yield
@@ -135,12 +139,17 @@ def limit_memory(claimed: int) -> None:
     Args:
         claimed: bytes of all arrays of a recording as they are once they are read.
     """
-    if _note is None or sys.platform != "linux":
+    if _note is not None:
+        _limit(_data_bytes() + ROOM + TIMES * claimed)
+
+
+def _limit(wanted: int) -> None:
+    """Let this process take so many bytes; never fewer than it was allowed before."""
+    if sys.platform != "linux":
         return
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = _data_bytes() + ROOM + TIMES * claimed
     # A second recording, for a comparison, adds to the first.
     if soft == resource.RLIM_INFINITY or wanted > soft:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
