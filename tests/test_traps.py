@@ -538,7 +538,7 @@ def test_srp_presteps_are_not_recorded(tmp_path: Path) -> None:
     outputs: list[Tensor] = []
     theta = snn.get_submodule("block2.act").v_threshold
     snn.get_submodule("block2.act").register_forward_hook(lambda _m, _x, out: outputs.append(out / theta))
-    x = torch.from_numpy(open_data("digits").load(plan(samples=12).indices))
+    x = torch.from_numpy(open_data("digits").load(plan(samples=12, output=tmp_path / "x.h5").indices))
     with torch.no_grad():
         for _ in range(12):
             snn(x)
