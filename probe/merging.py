@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from probe.errors import ProbeError
+from probe.interrupts import uninterrupted
 from probe.recording.identity import OF_SELECTION, differences, identity_of
-from probe.recording.joining import open_part, uninterrupted, write_whole
+from probe.recording.joining import open_part, write_whole
 from probe.recording.parts import (
     PartLine,
     allow_open_files,

@@ -23,7 +23,7 @@ from probe.attribution import LayerStatistics, Statistics, larger_error
 from probe.errors import ProbeError
 
 Item = TypeVar("Item")
-PATIENCE = timedelta(hours=2)
+LONGEST_WAIT = timedelta(hours=2)
 """How long a rank waits for the others, whose last batches may take longer."""
 
 
@@ -106,7 +106,7 @@ class Ranks:
         Args:
             mine: of this rank's samples; of the same layers in every rank.
         """
-        return dict(mine) if self.size == 1 else {layer: _added(mine[layer], self) for layer in sorted(mine)}
+        return {layer: _added(mine[layer], self) for layer in sorted(mine)}
 
 
 def _added(mine: LayerStatistics, ranks: Ranks) -> LayerStatistics:
@@ -145,6 +145,11 @@ def started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
 
 
+def leads() -> bool:
+    """This process is rank 0, or alone; for what comes before `joined_ranks`."""
+    return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
 def own_device(asked: str | None) -> str | None:
     """The device of this rank: each has a GPU of its own where `cuda` or `auto` is asked for."""
     if not started_by_torchrun() or asked not in ("cuda", "auto") or not torch.cuda.is_available():
@@ -165,7 +170,7 @@ def joined_ranks() -> Iterator[Ranks]:
     own = not dist.is_initialized()
     if own:
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ProbeError(

@@ -6,10 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +16,7 @@ import numpy as np
 
 from probe.attribution import LayerStatistics
 from probe.errors import Interrupted, ProbeError
+from probe.interrupts import interruptible
 from probe.ranks import RankLost, Ranks
 from probe.recording.behind import WriteBehind
 from probe.recording.facts import broken_oracles
@@ -396,39 +393,3 @@ def _told_of(what: str, first: int, stop: int) -> Iterator[None]:
             f"the {what} failed on samples {first} to {stop - 1}: {message}", expected="what runs on all samples",
             next_step="mend it, then run the same command with --resume", trace=user_traceback(error),
         ) from None  # fmt: skip
-
-
-@contextlib.contextmanager
-def interruptible(patience: float = 0.0) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C (or SIGTERM, SIGHUP) sets a flag, which the yielded function tells; a second one stops at once.
-
-    A handler that raises would be swallowed inside HDF5 now and then; a flag never is.
-
-    Args:
-        patience: seconds in which a second signal does not count.
-    """
-    pressed: list[float] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def handler(number: int, frame: Any) -> None:
-        now = time.monotonic()
-        if not pressed:
-            pressed.append(now)
-            os.write(2, b"\nprobe: finishing the batch; once more to stop at once\n")
-        elif now - pressed[0] >= patience:
-            signal.signal(number, before[number])
-            os.kill(os.getpid(), number)
-
-    # A scheduler that takes the machine back and a terminal that is closed send the other two.
-    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # What is ignored stays so: `nohup` and shells that start a job in the background mean it.
-    before = {number: old for number in known if (old := signal.getsignal(number)) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

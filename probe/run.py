@@ -433,8 +433,7 @@ class Run:
         self.taps = []
         for info in recorded:
             pair = surveyed.pairs[info.index]
-            codings = {t: coding for t in grid if (coding := info.coding(t, timesteps))}
-            plan = Plan(codings, per_sample, timesteps, info.threshold, info.height)
+            plan = Plan(info.codings(grid, timesteps), per_sample, timesteps, info.threshold, info.height)
             promised = why_not_even(info.traits, info.initial_fraction) is None
             oracle = Oracle(applies=info.index == 0 and info.constant_input and info.paired and promised)
             clone = info.name in surveyed.rewrites

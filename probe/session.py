@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from probe.errors import ProbeError
 from probe.families import Subject
 from probe.layers import select_layers
 from probe.prepare import Prepared, Source, prepare
-from probe.ranks import joined_ranks, own_device, started_by_torchrun
+from probe.ranks import joined_ranks, leads, own_device
 from probe.recorder import Captured, Progress, Recorder
 from probe.recording.behind import PART_BYTES, PART_SECONDS
 from probe.recording.parts import check_target, free_bytes, parts_folder, read_ledger
@@ -54,7 +53,7 @@ class Capture:
     @property
     def speaks(self) -> bool:
         """This process tells what there is to tell; of several that torchrun started, one does."""
-        return _leads()
+        return leads()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -121,7 +120,7 @@ def plan(
     if record not in PRESETS:
         raise ProbeError(f"unknown preset {record!r}", expected=" or ".join(PRESETS), next_step="pass --record PRESET")
     asked = Source.of(model, source | {"device": own_device(source.get("device"))})
-    if _leads():
+    if leads():
         check_target(path, overwrite=overwrite, resume=resume)
     prepared = prepare(asked)
     timesteps, surveyed = prepared.timesteps, prepared.surveyed
@@ -149,10 +148,6 @@ def plan(
             next_step="record less with --record, --layer or --samples, or pass another -o",
         )
     return planned
-
-
-def _leads() -> bool:
-    return not started_by_torchrun() or os.environ["RANK"] == "0"
 
 
 def _digests(prepared: Prepared, source: Source) -> dict[str, str]:

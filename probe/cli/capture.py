@@ -77,8 +77,10 @@ def command(yes: bool, strict: bool, **options: Any) -> int:
     for note in captured.notes:
         complain(f"note: {note}")
     from probe.analysis import accuracy
+    from probe.recording.reader import open_written
 
-    found = accuracy(captured.path)
+    with open_written(captured.path) as recording:
+        found = accuracy(recording)
     last = str(planned.info.timesteps)
     click.echo(
         f"{captured.path}: {captured.samples} samples, {len(planned.layers)} layers, T = {last}, "

@@ -10,8 +10,6 @@ import errno
 import json
 import math
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +20,14 @@ import numpy as np
 
 from probe.attribution import LayerStatistics
 from probe.errors import ProbeError
+from probe.interrupts import uninterrupted
 from probe.recording import statistics as stored_statistics
 from probe.recording.disk import Disk
 from probe.recording.facts import Facts, joined
 from probe.recording.layout import conclude, lay_out, network_arrays
 from probe.recording.parts import PartLine, PartsFolder, allow_open_files, sync
 from probe.recording.reader import DAMAGE, Recording
-from probe.recording.schema import LayerInfo, RunInfo
+from probe.recording.schema import RunInfo
 from probe.recording.seal import SEAL, seal
 
 COPIED_AT_ONCE = 64 << 20
@@ -64,17 +63,14 @@ def open_part(folder: Path, line: PartLine, *, trusted: bool = False) -> Recordi
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO):
             raise
         raise ProbeError(f"{path} is damaged ({error})", expected="a whole part") from None
-    if part.attributes["run_id"] != line.run_id or part.samples != line.samples:
+    if (part.attributes["run_id"], part.attributes[SEAL], part.samples) != (line.run_id, line.seal, line.samples):
         part.close()
         raise ProbeError(f"{path} is not the part that the ledger names", expected=f"{line.samples} samples")
     return part
 
 
-def _rows(dataset: h5py.Dataset) -> Iterator[slice | tuple[()]]:
+def _rows(dataset: h5py.Dataset) -> Iterator[slice]:
     """Slices of a dataset along its first axis, of a size that fits into memory."""
-    if dataset.ndim == 0:
-        yield ()
-        return
     each = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
     step = max(1, COPIED_AT_ONCE // each)
     for start in range(0, len(dataset), step):
@@ -134,16 +130,11 @@ def _write(
     for layer in layers:
         for name in layer.arrays(info.record, info.timesteps):
             put(f"layers/{layer.index}/{name}")
-        _write_statistics(file, info, layer, totals[layer.index])
+        group = file[f"layers/{layer.index}/statistics"]
+        stored_statistics.write(group, totals[layer.index], layer, info, of_samples=False)
         put(f"layers/{layer.index}/statistics/per_sample")
     facts: Facts = joined([piece.facts for piece in pieces])
     conclude(file, facts, samples=sum(piece.samples for piece in pieces), complete=complete)
-
-
-def _write_statistics(file: h5py.File, info: RunInfo, layer: LayerInfo, total: LayerStatistics) -> None:
-    codings = {t: coding for t in info.grid if (coding := layer.coding(t, info.timesteps))}
-    group = file[f"layers/{layer.index}/statistics"]
-    stored_statistics.write(group, total, codings, info.per_sample, of_samples=False)
 
 
 def write_index(folder: PartsFolder, lines: Sequence[PartLine], *, complete: bool, totals: Totals | None) -> None:
@@ -170,12 +161,7 @@ def write_index(folder: PartsFolder, lines: Sequence[PartLine], *, complete: boo
                     file, RunInfo.of(pieces[0].attributes), pieces, totals,
                     lambda name: _link(file, name, pieces, folder.folder), complete=complete, arrays=False,
                 )  # fmt: skip
-                file.attrs["parts"] = json.dumps(
-                    [
-                        {**vars(line), SEAL: str(piece.attributes[SEAL])}
-                        for line, piece in zip(lines, pieces, strict=True)
-                    ]
-                )
+                file.attrs["parts"] = json.dumps([vars(line) for line in lines])
                 file.attrs["parts_folder"] = folder.folder.name
                 seal(file)
             if disk.error is not None:
@@ -261,7 +247,6 @@ def _copy(file: h5py.File, name: str, pieces: Sequence[Recording], disk: Disk, s
     for piece in pieces:
         source = piece._file[name]
         for rows in _rows(source):
-            assert isinstance(rows, slice)
             target[start + rows.start : start + rows.stop] = source[rows]
             if disk.error is not None:
                 raise disk.error
@@ -300,29 +285,6 @@ def appear(folder: PartsFolder, run_id: str, asked: int, *, totals: Totals | Non
     """
     with uninterrupted():
         return _appear(folder, run_id, asked, totals, compact)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[Callable[[], bool]]:
-    """Signals wait to the end: one that raises inside HDF5 would be swallowed there, and the file be damaged.
-
-    Yields a function that tells whether one waits.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    waiting: list[int] = []
-    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: old for number in known if (old := signal.getsignal(number)) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, lambda number, _frame: waiting.append(number))
-    try:
-        yield lambda: bool(waiting)
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-    if waiting:
-        os.kill(os.getpid(), waiting[0])
 
 
 def _appear(folder: PartsFolder, run_id: str, asked: int, totals: Totals | None, compact: int) -> Appeared:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +39,7 @@ class PartLine:
         first: place of its first sample among all that the run is to record.
         samples: how many follow one another in it.
         run_id: of its run.
+        seal: its own, so that no other part can stand in its place.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PartLine:
     first: int
     samples: int
     run_id: str
+    seal: str
 
     @property
     def stop(self) -> int:
@@ -70,15 +72,33 @@ def read_ledger(folder: Path) -> list[PartLine]:
     return list(lines.values())
 
 
+def part_line(said: Any) -> PartLine:
+    """A part from what a ledger or an index says of it.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    names = [one.name for one in fields(PartLine)]
+    if not isinstance(said, dict) or sorted(said) != sorted(names):
+        raise ValueError("a part is described by something else")
+    line = PartLine(**said)
+    if not all(isinstance(text, str) for text in (line.name, line.run_id, line.seal)):
+        raise ValueError("a part has a name, run or seal that is no text")
+    if Path(line.name).name != line.name or "\0" in line.name:
+        raise ValueError("a part has no plain name")
+    if any(type(number) is not int or number < 0 for number in (line.bytes, line.first, line.samples)):
+        raise ValueError("a part has a size or place that is no whole number")
+    if not (line.bytes and line.samples):
+        raise ValueError("a part is empty")
+    return line
+
+
 def _line(text: str) -> PartLine | None:
     """A part from a line of a ledger; None where it is none, or was cut or damaged."""
     try:
-        line = PartLine(**json.loads(text))
-    except (ValueError, TypeError):
+        return part_line(json.loads(text))
+    except ValueError:
         return None
-    plain = isinstance(line.name, str) and Path(line.name).name == line.name and "\0" not in line.name
-    whole = all(type(number) is int and number >= 0 for number in (line.bytes, line.first, line.samples))
-    return line if plain and whole and line.samples > 0 and isinstance(line.run_id, str) else None
 
 
 def _is_there(folder: Path, line: PartLine) -> bool:
@@ -186,7 +206,8 @@ def _writable(folder: Path) -> bool:
     trial = folder / f".probe-{os.getpid()}"
     try:
         trial.touch()
-        trial.unlink()
+        # Another thread may have tried at the same time.
+        trial.unlink(missing_ok=True)
     except OSError:
         return False
     return True

@@ -6,7 +6,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +20,7 @@ from probe.attribution import AnalogCoding, Coding, LayerStatistics, Statistics,
 from probe.errors import ProbeError
 from probe.printable import shortened
 from probe.recording import statistics as stored_statistics
-from probe.recording.parts import PartLine, allow_open_files
+from probe.recording.parts import PartLine, allow_open_files, part_line, parts_folder
 from probe.recording.plain import check_facts, check_traits, parsed
 from probe.recording.schema import FIELDS, FORMAT, PRESETS, VERSION, LayerInfo
 from probe.recording.seal import SEAL, seal_of
@@ -60,7 +59,7 @@ def open_recording(path: str | Path = "recording.h5") -> Recording:
     except OSError as error:
         raise ProbeError(f"{file} cannot be read ({error.strerror})", expected="a recording") from None
     if not exists:
-        unfinished = file.with_name(file.name + ".parts")
+        unfinished = parts_folder(file)
         if unfinished.is_dir():
             raise ProbeError(
                 f"no file {file}, but {unfinished} holds the parts of an unfinished capture",
@@ -86,7 +85,7 @@ def open_recording(path: str | Path = "recording.h5") -> Recording:
 
 def _bytes_of(file: Path) -> int:
     """Of a recording and of what lies in its folder of parts."""
-    folder = file.with_name(file.name + ".parts")
+    folder = parts_folder(file)
     try:
         return file.stat().st_size + sum(part.stat().st_size for part in folder.glob("*.h5"))
     except OSError:
@@ -170,16 +169,15 @@ class Recording:
                 f"{path} has recording format {version}", expected=f"at most {VERSION}", next_step="update snn-probe"
             )
         self._sources: dict[Path, tuple[int, int, int]] = {}
-        self._samples_of: dict[Path, int] = {}
         self._virtual: Virtual = {}
         self._checked: set[str] = set()
         # What a process has just written or looked through need not be looked through again.
         if not trusted:
-            parts = self._parts()
-            built = check_structure(file, {name: int(part["samples"]) for name, part in parts.items()})
+            folder = parts_folder(path).name
+            built = check_structure(file, {f"{folder}/{part.name}": part.samples for part in self.parts})
             _check_seal(path, file)
             self._virtual = built.virtual
-            self._check_parts(parts)
+            self._check_parts()
             containment.limit_memory(built.bytes)
         self.timesteps = int(self.attributes["timesteps"])
         self.samples = int(self.attributes["samples"])
@@ -209,49 +207,44 @@ class Recording:
             told = f"shape {item.shape} and type {item.dtype}" if isinstance(item, h5py.Dataset) else "no shape"
             raise ValueError(f"{name} has {told} and not {shape} and {np.dtype(dtype)}")
 
-    def _parts(self) -> dict[str, dict[str, Any]]:
-        """What the file says of its parts, by the name that its virtual datasets know each by."""
+    @cached_property
+    def parts(self) -> tuple[PartLine, ...]:
+        """The parts that it lies in, in the order of their samples; none where it is one file."""
         said = parsed(self.attributes.get("parts", "[]"))
         folder = str(self.attributes.get("parts_folder", ""))
-        if not isinstance(said, list) or not all(isinstance(part, dict) for part in said):
+        if not isinstance(said, list):
             raise ValueError("its parts are no list")
-        if said and folder != self.path.name + ".parts":
+        if said and folder != parts_folder(self.path).name:
             raise ProbeError(
                 f"{self.path} looks for its parts in {shortened(folder, 200)}",
                 expected=f"a file called {shortened(Path(folder).name.removesuffix('.parts'), 200)} beside that folder",
                 next_step="give the recording its old name back",
             )
-        for part in said:
-            name, size, samples = part["name"], part["bytes"], part["samples"]
-            if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
-                raise ValueError("a part has no plain name")
-            if not (type(size) is int and type(samples) is int and size > 0 and samples > 0):
-                raise ValueError("a part has no size")
-        parts = {f"{folder}/{part['name']}": part for part in said}
-        if len(parts) != len(said):
+        parts = tuple(map(part_line, said))
+        if len({part.name for part in parts}) != len(parts):
             raise ValueError("two parts have one name")
         return parts
 
-    def _check_parts(self, parts: dict[str, dict[str, Any]]) -> None:
+    def _check_parts(self) -> None:
         """Look at every source: a virtual dataset reads as zeros where one is missing or cannot be opened."""
-        allow_open_files(len(parts))
-        for part in parts.values():
-            file = self.path.with_name(self.path.name + ".parts") / part["name"]
+        allow_open_files(len(self.parts))
+        for part in self.parts:
+            file = parts_folder(self.path) / part.name
             if file.is_symlink() or not file.is_file():
                 raise ProbeError(
                     f"{file}, a part of {self.path}, is missing" + " (a link is none)" * file.is_symlink(),
                     expected="the folder of parts beside the recording",
                     next_step="move both together",
                 )
-            if file.stat().st_size != part["bytes"]:
+            if file.stat().st_size != part.bytes:
                 raise ProbeError(
-                    f"{file} has {file.stat().st_size} bytes", expected=f"{part['bytes']} bytes",
+                    f"{file} has {file.stat().st_size} bytes", expected=f"{part.bytes} bytes",
                     next_step="move the part that was written here, or capture it again",
                 )  # fmt: skip
             self._sources[file] = _identity(file)
             self._check_part(file, part)
 
-    def _check_part(self, file: Path, part: dict[str, Any]) -> None:
+    def _check_part(self, file: Path, part: PartLine) -> None:
         """It is the part that was written; how its arrays are built is looked at before they are read."""
         try:
             with h5py.File(file, "r") as handle:
@@ -261,13 +254,12 @@ class Recording:
                         f"{file} belongs to another run", expected=f"run {self.attributes['run_id']}",
                         next_step="put the parts of this run there",
                     )  # fmt: skip
-                if _plain(handle.attrs.get(SEAL)) != part[SEAL]:
+                if _plain(handle.attrs.get(SEAL)) != part.seal:
                     raise ProbeError(
                         f"{file} is another part than the one that was written under this name",
-                        expected=f"the part with seal {shortened(str(part[SEAL]), 64)}",
+                        expected=f"the part with seal {shortened(part.seal, 64)}",
                         next_step="give the parts their old names back",
                     )
-                self._samples_of[file] = int(part["samples"])
         except DAMAGE as error:
             raise self._damaged(file, error) from None
 
@@ -287,10 +279,10 @@ class Recording:
         if name in self._checked or f"/{name}" not in self._virtual:
             return
         shape, dtype = self._virtual[f"/{name}"]
-        for file, samples in self._samples_of.items():
+        for file, part in zip(self._sources, self.parts, strict=True):
             try:
                 with h5py.File(file, "r") as handle:
-                    if check_dataset(handle, name) != ((samples, *shape[1:]), dtype):
+                    if check_dataset(handle, name) != ((part.samples, *shape[1:]), dtype):
                         raise ValueError(f"{name} has another shape or type than in the recording")
             except DAMAGE as error:
                 raise self._damaged(file, error) from None
@@ -309,13 +301,6 @@ class Recording:
                     _check_seal(file, handle)
             except DAMAGE as error:
                 raise self._damaged(file, error) from None
-
-    @cached_property
-    def parts(self) -> tuple[PartLine, ...]:
-        """The parts that it lies in, in the order of their samples; none where it is one file."""
-        names = [one.name for one in fields(PartLine)]
-        said = parsed(self.attributes.get("parts", "[]"))
-        return tuple(PartLine(**{name: part[name] for name in names}) for part in said)
 
     def _check_unchanged(self) -> None:
         """Make sure that no part was removed or replaced since the recording was opened."""

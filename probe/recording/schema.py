@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -132,6 +132,10 @@ class LayerInfo:
         if self.levels is None:
             return AnalogCoding(timestep, timesteps, self.initial_fraction, unguarded, self.silencing, self.graded)
         return Coding(self.levels, timestep, timesteps, self.initial_fraction, unguarded, self.silencing)
+
+    def codings(self, grid: Iterable[int], timesteps: int) -> dict[int, Coding | AnalogCoding]:
+        """`coding` at each t of a grid; empty for a layer without an ANN partner."""
+        return {t: coding for t in grid if (coding := self.coding(t, timesteps))}
 
     def attributes(self) -> dict[str, Any]:
         """As HDF5 attributes of the layer's group."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -10,9 +9,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from probe.attribution import RESIDUAL_EDGES, AnalogCoding, Coding, LayerStatistics, Statistics
+from probe.attribution import RESIDUAL_EDGES, LayerStatistics, Statistics
 from probe.attribution.analog import OFFSETS
-from probe.recording.schema import SUMS
+from probe.recording.schema import SUMS, LayerInfo, RunInfo
 
 CHECKED = {"fletcher32": True, "compression": "gzip", "compression_opts": 1}
 
@@ -20,8 +19,8 @@ CHECKED = {"fletcher32": True, "compression": "gzip", "compression_opts": 1}
 def write(
     group: h5py.Group,
     gathered: LayerStatistics,
-    codings: Mapping[int, Coding | AnalogCoding],
-    per_sample: tuple[int, ...],
+    layer: LayerInfo,
+    info: RunInfo,
     *,
     of_samples: bool = True,
 ) -> None:
@@ -32,6 +31,7 @@ def write(
         for name in (f.name for f in fields(Statistics)):
             values = np.stack([getattr(statistics, name) for statistics in gathered.statistics.values()])
             group.create_dataset(name, data=values, **CHECKED)
+        codings = layer.codings(grid, info.timesteps)
         coding = codings[grid[0]]
         group["sums"].attrs["columns"] = SUMS
         found = {t: codings[t].offsets(gathered.statistics[t]) for t in grid}
@@ -46,7 +46,7 @@ def write(
         group.attrs["sums_are"] = "whole numbers" if coding.levels else "limbs"
     _small(group, "spikes_at", gathered.spikes_at)
     group.create_dataset("spikes_per_neuron", data=gathered.spikes_per_neuron, chunks=True, **CHECKED)
-    _small(group, "per_sample_timestep", np.array(per_sample if grid else (), np.int64))
+    _small(group, "per_sample_timestep", np.array(info.per_sample if grid else (), np.int64))
     _small(group, "first_input", gathered.first_input)
     if of_samples:
         group.create_dataset("per_sample", data=gathered.per_sample, chunks=True, **CHECKED).attrs["columns"] = SUMS

@@ -99,12 +99,10 @@ class Writer:
             return
         with self._failing():
             for index, statistics in gathered.items():
-                layer = self.layers[index]
-                codings = {t: coding for t in self.info.grid if (coding := layer.coding(t, self.info.timesteps))}
                 group = self._file[f"layers/{index}/statistics"]
-                stored_statistics.write(group, statistics, codings, self.info.per_sample)
+                stored_statistics.write(group, statistics, self.layers[index], self.info)
             conclude(self._file, facts, samples=self._samples, complete=complete)
-            seal(self._file)
+            sealed = seal(self._file)
         self._file.close()
         self._file = None
         try:
@@ -117,7 +115,7 @@ class Writer:
             self._disk.close()
         os.replace(self._temporary, self._part)
         size = self._part.stat().st_size
-        self.folder.add(PartLine(self._part.name, size, self._first, self._samples, self.info.run_id))
+        self.folder.add(PartLine(self._part.name, size, self._first, self._samples, self.info.run_id, sealed))
 
     def drop(self) -> None:
         """Forget the current part, after a failed write for example; what was committed stays."""
