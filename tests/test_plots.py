@@ -22,7 +22,8 @@ import probe
 from probe import plots
 from probe.attribution import CASES, RESIDUAL_EDGES
 from probe.plots import KINDS, draw, save
-from probe.plots.style import CASE_COLOURS, TERM_COLOURS, clean
+from probe.plots.colours import CASE_COLOURS, TERM_COLOURS
+from probe.plots.style import clean
 from probe.recording import Layer, Recording
 from tests.synthetic import write_recording
 
@@ -182,7 +183,7 @@ def test_raster_draws_every_spike_of_the_chosen_neurons(recording: Recording) ->
 
 
 def test_raster_shows_the_most_active_neurons(recording: Recording) -> None:
-    from probe.plots.raster import most_active
+    from probe.plots.choice import most_active
 
     layer = recording.layers[3]
     spikes = layer.spike_count.sum(0, dtype=int)
@@ -247,7 +248,7 @@ def test_trace_shows_the_law(recording: Recording) -> None:
 
 
 def test_trace_looks_at_the_largest_error_first(recording: Recording) -> None:
-    from probe.plots.neuron_trace import largest_neuron, largest_sample
+    from probe.plots.choice import largest_neuron, largest_sample
 
     for layer in recording.layers[1:]:
         phi, a = phi_and_a(layer)

@@ -8,7 +8,8 @@ from matplotlib.ticker import PercentFormatter
 
 from probe import analysis
 from probe.intervals import wilson
-from probe.plots.style import BLUE, ORANGE, legend_below, network_title, set_timesteps
+from probe.plots.colours import BLUE, ORANGE
+from probe.plots.style import legend_below, network_title, set_timesteps
 from probe.recording import Recording
 
 

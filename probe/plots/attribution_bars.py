@@ -10,16 +10,8 @@ from matplotlib.axes import Axes
 
 from probe.attribution import PIECES, TERMS
 from probe.plots.choice import Counted, counted
-from probe.plots.style import (
-    TERM_COLOURS,
-    TERM_LABELS,
-    layer_label,
-    layer_title,
-    legend_beside,
-    network_title,
-    set_rows,
-    set_timesteps,
-)
+from probe.plots.colours import TERM_COLOURS, TERM_LABELS
+from probe.plots.style import layer_label, layer_title, legend_beside, network_title, set_rows, set_timesteps
 from probe.recording import Layer
 
 

@@ -10,7 +10,8 @@ from matplotlib.ticker import PercentFormatter
 
 from probe.attribution import CASES
 from probe.plots.choice import counted
-from probe.plots.style import CASE_COLOURS, CASE_LABELS, layer_label, legend_beside, network_title, set_rows
+from probe.plots.colours import CASE_COLOURS, CASE_LABELS
+from probe.plots.style import layer_label, legend_beside, network_title, set_rows
 from probe.recording import Layer
 
 ORDER = (

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from probe.analysis import parse_neuron, select_layers
 from probe.attribution import AnalogCoding, Coding, Statistics, why_not_even
 from probe.errors import ProbeError
@@ -14,6 +17,10 @@ Neuron = int | str | tuple[int, ...]
 """A neuron's place in its layer: indices, as (channel, row, column) or "channel,row,column", or one number."""
 LayerChoice = int | str | Layer | Sequence[int | str | Layer] | None
 NeuronChoice = Neuron | list[Neuron] | None
+MOST_ACTIVE = 40
+"""So many neurons are shown where none are chosen."""
+CHANNELS = 8
+"""So many channels are shown as maps."""
 
 
 def choose_layers(recording: Recording, layers: LayerChoice) -> list[Layer]:
@@ -108,3 +115,52 @@ def _why_missing(layers: list[Layer], t: int) -> ProbeError:
         f"{_named(empty)}: no ANN partner, and so neither cases nor an attribution",
         expected="a recording of an ANN and the SNN converted from it", next_step="choose other layers, or plot rates",
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ what is worth looking at
+
+
+def most_active(layer: Layer) -> list[tuple[int, ...]]:
+    """The neurons that fired most over all samples, in the order of their places."""
+    spikes = layer.spikes_per_neuron.ravel()
+    chosen = np.sort(np.argsort(-spikes, kind="stable")[:MOST_ACTIVE])
+    return [tuple(int(i) for i in np.unravel_index(place, layer.shape)) for place in chosen]
+
+
+def largest_sample(layer: Layer) -> int:
+    """The sample with the largest |φ(T) − a| in units of θ; 0 where no neuron errs or nothing is known."""
+    statistics = layer.statistics_at(layer.recording.timesteps)
+    return max(0, int(statistics.largest[1])) if statistics is not None else 0
+
+
+def largest_neuron(layer: Layer, sample: int) -> tuple[int, ...]:
+    """The neuron with the largest |φ(T) − a| in units of θ in one sample; of equal ones that with most spikes.
+
+    Without an ANN partner, that with most spikes.
+    """
+    phi, a = outputs_of(layer, sample)
+    place = by_error(phi, a)[0]
+    return tuple(int(i) for i in np.unravel_index(place, layer.shape))
+
+
+def outputs_of(layer: Layer, sample: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """φ(T) and a of one sample, (*neuron) in units of θ; None for a where the layer has no ANN partner."""
+    one = slice(sample, sample + 1)
+    phi = (layer.read("spike_count", one) / np.float32(layer.recording.timesteps))[0]
+    return phi, (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else None
+
+
+def by_error(phi: npt.NDArray[np.float32], a: npt.NDArray[np.float32] | None) -> npt.NDArray[np.intp]:
+    """Flat indices of all neurons, those with the largest |φ − a| first; of equal ones those with most spikes."""
+    # Rounded, since a in float32 would tell errors apart that are equal.
+    error = np.zeros(phi.size) if a is None else np.round(np.abs(phi.astype(np.float64) - a), 5).ravel()
+    return np.lexsort((phi.ravel(), error))[::-1]
+
+
+def strongest_channels(
+    phi: npt.NDArray[np.float32], a: npt.NDArray[np.float32] | None, number: int = CHANNELS
+) -> list[int]:
+    """The channels, along the first axis, in which Σ|a| + |φ| is largest, in their order."""
+    both = np.abs(phi) if a is None else np.abs(phi) + np.abs(a)
+    strength = both.reshape(len(phi), -1).sum(1)
+    return [int(channel) for channel in np.sort(np.argsort(-strength, kind="stable")[:number])]

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure, SubFigure
 
-from probe.plots.choice import choose_sample
-from probe.plots.style import DIVERGING, MAP, layer_title
+from probe.plots.choice import choose_sample, outputs_of, strongest_channels
+from probe.plots.colours import DIVERGING, MAP
+from probe.plots.style import layer_title
 from probe.recording import Layer
 
-CHANNELS = 8
-"""So many channels are shown."""
 ROW = 64
 """How many neurons of a layer without channels stand in one row."""
 OnFigure = TypeVar("OnFigure", Figure, SubFigure)
@@ -31,14 +30,11 @@ def draw_features(figure: OnFigure, layer: Layer, sample: int = 0) -> OnFigure:
         sample: its index in the recording.
     """
     sample = choose_sample(layer.recording, sample)
-    one = slice(sample, sample + 1)
-    a: Maps | None = (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else None
-    phi: Maps = (layer.read("spike_count", one) / np.float32(layer.recording.timesteps))[0]
+    phi, a = outputs_of(layer, sample)
+    channels = strongest_channels(phi, a) if len(layer.shape) >= 3 else []
     a = phi if a is None else a
-    if len(layer.shape) >= 3:
+    if channels:
         a, phi = (values.reshape(*layer.shape[:2], -1) for values in (a, phi))
-        strength = (np.abs(a) + np.abs(phi)).sum((1, 2))
-        channels = [int(c) for c in np.sort(np.argsort(-strength, kind="stable")[:CHANNELS])]
         names, a, phi = [f"channel {c}" for c in channels], a[channels], phi[channels]
     else:
         names, a, phi = [""], _one_map(a)[None], _one_map(phi)[None]

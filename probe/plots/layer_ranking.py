@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from probe.plots.style import BLACK, BLUE, GREEN, LIGHT, ORANGE, PURPLE, clean, set_rows
+from probe.plots.colours import BLACK, BLUE, GREEN, LIGHT, ORANGE, PURPLE
+from probe.plots.style import clean, set_rows
 
 MODES = {
     "all_but": ("all but it spike", BLUE, "o", 5.5, -0.2),

@@ -11,8 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from probe import analysis
 from probe.analysis import Trace
-from probe.plots.choice import Neuron, choose_neuron, choose_sample
-from probe.plots.style import BLACK, BLUE, GREEN, GREY, INCOMPLETE, ORANGE, PURPLE, RED, clean, legend_beside
+from probe.plots.choice import Neuron, choose_neuron, choose_sample, largest_neuron, largest_sample
+from probe.plots.colours import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED
+from probe.plots.style import INCOMPLETE, clean, legend_beside
 from probe.recording import Layer
 
 MOST_MARKED = 64
@@ -34,26 +35,6 @@ def draw_neuron(figure: OnFigure, layer: Layer, sample: int | None = None, neuro
     return draw_steps(
         figure, analysis.trace(layer.recording, layer.index, where, place), complete=layer.recording.complete
     )
-
-
-def largest_sample(layer: Layer) -> int:
-    """The sample with the largest |φ(T) − a| in units of θ; 0 where no neuron errs or nothing is known."""
-    statistics = layer.statistics_at(layer.recording.timesteps)
-    return max(0, int(statistics.largest[1])) if statistics is not None else 0
-
-
-def largest_neuron(layer: Layer, sample: int) -> tuple[int, ...]:
-    """The neuron with the largest |φ(T) − a| in units of θ in one sample; of equal ones that with most spikes.
-
-    Without an ANN partner, that with most spikes.
-    """
-    one = slice(sample, sample + 1)
-    count = layer.read("spike_count", one)[0].astype(np.int64)
-    a = (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else count / layer.recording.timesteps
-    # Rounded, since a in float32 would tell errors apart that are equal.
-    error = np.round(np.abs(count / layer.recording.timesteps - a), 5)
-    place = np.lexsort((count.ravel(), error.ravel()))[-1]
-    return tuple(int(i) for i in np.unravel_index(place, layer.shape))
 
 
 def draw_steps(figure: OnFigure, trace: Trace, *, complete: bool = True) -> OnFigure:

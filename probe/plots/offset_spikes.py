@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from probe.plots.choice import counted
-from probe.plots.style import EQUAL, OVER, UNDER, layer_title
+from probe.plots.colours import EQUAL, OVER, UNDER
+from probe.plots.style import layer_title
 from probe.recording import Layer
 
 MOST_WRITTEN = 9

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from probe.plots.choice import counted
-from probe.plots.style import MAP, RED, layer_title, legend_below
+from probe.plots.colours import MAP, RED
+from probe.plots.style import layer_title, legend_below
 from probe.recording import Layer
 
 

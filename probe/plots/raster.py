@@ -9,12 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from probe.plots.choice import Neuron, choose_neuron, choose_sample
-from probe.plots.style import BLUE, RED, layer_title, legend_below, set_rows
+from probe.plots.choice import Neuron, choose_neuron, choose_sample, most_active
+from probe.plots.colours import BLUE, RED
+from probe.plots.style import layer_title, legend_below, set_rows
 from probe.recording import Layer
-
-MOST_ACTIVE = 40
-"""So many neurons are shown where none are chosen."""
 
 
 def draw_raster(axes: Axes, layer: Layer, sample: int = 0, neurons: Sequence[Neuron] | None = None) -> Axes:
@@ -48,10 +46,3 @@ def draw_raster(axes: Axes, layer: Layer, sample: int = 0, neurons: Sequence[Neu
     axes.set_ylabel(f"{which} (channel, row, column)" if len(layer.shape) == 3 else which)
     axes.set_title(layer_title(layer, sample=sample))
     return axes
-
-
-def most_active(layer: Layer) -> list[tuple[int, ...]]:
-    """The neurons that fired most over all samples, in the order of their places."""
-    spikes = layer.spikes_per_neuron.ravel()
-    chosen = np.sort(np.argsort(-spikes, kind="stable")[:MOST_ACTIVE])
-    return [tuple(int(i) for i in np.unravel_index(place, layer.shape)) for place in chosen]

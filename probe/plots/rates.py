@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from probe.plots.style import MAP, colour_of_text, layer_label, network_title, set_rows
+from probe.plots.colours import MAP
+from probe.plots.style import colour_of_text, layer_label, network_title, set_rows
 from probe.recording import Layer
 
 MOST_WRITTEN = (16, 24)

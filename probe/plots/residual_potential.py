@@ -9,7 +9,8 @@ from matplotlib.ticker import PercentFormatter
 
 from probe.attribution import RESIDUAL_BINS_PER_THRESHOLD, RESIDUAL_EDGES
 from probe.plots.choice import counted
-from probe.plots.style import RESIDUAL_COLOURS, layer_title, legend_below
+from probe.plots.colours import RESIDUAL_COLOURS
+from probe.plots.style import layer_title, legend_below
 from probe.recording import Layer
 
 
@@ -30,7 +31,7 @@ def draw_residual(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes
     width = 1 / RESIDUAL_BINS_PER_THRESHOLD
     left = np.concatenate([[RESIDUAL_EDGES[0] - width], RESIDUAL_EDGES])
     third = np.where(left < 0, 0, np.where(left < 1, 1, 2))
-    bars = axes.bar(left, share, width, align="edge", color=RESIDUAL_COLOURS[third], ec="white", lw=0.4)
+    bars = axes.bar(left, share, width, align="edge", color=np.array(RESIDUAL_COLOURS)[third], ec="white", lw=0.4)
     for outermost in (bars[0], bars[-1]):
         outermost.set_hatch("////")
     keys = [

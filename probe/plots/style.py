@@ -1,8 +1,4 @@
-"""What all plots share: colours that colour-blind readers can tell apart, words, titles and ticks that never overlap.
-
-Categories have the colours of Okabe and Ito (2008) and greys, one colour for each case and each piece everywhere;
-maps are `viridis`, differences `RdBu_r`, red where the SNN is over the ANN.
-"""
+"""What all plots share beside their colours: words, titles and ticks that never overlap."""
 
 from __future__ import annotations
 
@@ -13,14 +9,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from probe.attribution import CASES, TERMS
+from probe.plots.colours import MAP
 
 if TYPE_CHECKING:
     from matplotlib.legend import Legend
@@ -53,22 +47,6 @@ STYLE: dict[str, Any] = {
     "text.usetex": False,
 }
 """matplotlib's settings for our figures, see `applied`."""
-
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-GREY, LIGHT = "#8C8C8C", "#D4D4D4"
-MAP, DIVERGING = "viridis", "RdBu_r"
-
-EQUAL, OVER, UNDER = GREY, RED, BLUE
-"""φ = a, φ > a and φ < a, wherever only these are told apart; also spikes: negative ones are RED."""
-
-RESIDUAL_COLOURS: npt.NDArray[np.str_] = np.array([SKY, GREY, ORANGE])
-"""Residual potential below 0, inside [0, θ), above."""
-CASE_COLOURS = dict(zip(CASES, (LIGHT, ORANGE, SKY, EQUAL, OVER, UNDER), strict=True))
-CASE_LABELS = dict(zip(CASES, (f"a {sign} 0, φ {than} a" for sign in "=>" for than in "=><"), strict=True))
-TERM_COLOURS = dict(zip(TERMS, (BLACK, RED, PURPLE, ORANGE, GREEN, SKY, BLUE), strict=True))
-TERM_LABELS = {**{term: term.replace("_", " ") for term in TERMS}, "total": "total, φ − a"}
 
 INCOMPLETE = "(INCOMPLETE)"
 """In the title of what was drawn from an incomplete recording."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from probe.plots.style import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, RED, SKY, clean
+from probe.plots.colours import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, RED, SKY
+from probe.plots.style import clean
 
 if TYPE_CHECKING:
     from probe.surrogates import Gradient, MeasuredSurrogate

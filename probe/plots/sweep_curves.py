@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from probe.plots.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, clean, legend_below
+from probe.plots.colours import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
+from probe.plots.style import clean, legend_below
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, SKY)
 MARKERS = "os^Dvx"
