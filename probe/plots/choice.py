@@ -146,8 +146,8 @@ def largest_neuron(layer: Layer, sample: int) -> tuple[int, ...]:
 def outputs_of(layer: Layer, sample: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
     """φ(T) and a of one sample, (*neuron) in units of θ; None for a where the layer has no ANN partner."""
     one = slice(sample, sample + 1)
-    phi = (layer.read("spike_count", one) / np.float32(layer.recording.timesteps))[0]
-    return phi, (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else None
+    a = (layer.read("ann_output", one) / layer.threshold)[0] if layer.paired else None
+    return (layer.read("spike_count", one) / np.float32(layer.recording.timesteps))[0], a
 
 
 def by_error(phi: npt.NDArray[np.float32], a: npt.NDArray[np.float32] | None) -> npt.NDArray[np.intp]:
