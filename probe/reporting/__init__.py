@@ -1,0 +1,77 @@
+"""The HTML report: one file that shows a recording, or two side by side, to people who would rather look than read.
+
+`contents` gathers what the reading commands say, `single` chooses samples, neurons and channels to look at, `verdict`
+puts it in three sentences, and `page` makes the file. Its pictures are drawn in the browser by the scripts in `page/`,
+from data that the file carries, so that a slider can move them all; a charting library would weigh more than the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from probe.errors import ProbeError
+from probe.recording import Recording, open_recording
+
+BUDGET = 10_000_000
+"""Bytes that single samples may take; with a table for each layer and t the file stays below 15 MB."""
+
+
+def report(
+    recordings: Recording | str | Path | Sequence[Recording | str | Path] = "recording.h5",
+    output: str | Path = "report.html",
+    *,
+    overwrite: bool = True,
+) -> Path:
+    """Write the report of a recording, or of two side by side.
+
+    Args:
+        recordings: one or two, open ones or their paths.
+        output: the HTML file.
+        overwrite: replace what is there.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ProbeError: more than two recordings, one that cannot be read, or a file that cannot be written.
+    """
+    from probe.reporting.contents import contents
+    from probe.reporting.page import page
+
+    chosen = [recordings] if isinstance(recordings, Recording | str | Path) else list(recordings)
+    if not 1 <= len(chosen) <= 2:
+        raise ProbeError(f"{len(chosen)} recordings", expected="one, or two to be laid side by side")
+    target = check_target(output, overwrite=overwrite)
+    with contextlib.ExitStack() as stack:
+        opened = [one if isinstance(one, Recording) else stack.enter_context(open_recording(one)) for one in chosen]
+        text = page(contents(opened, BUDGET))
+    unfinished = target.with_name(target.name + ".tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(target)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ProbeError(
+            f"{target} cannot be written ({error.strerror or error})", expected="a writable folder with free space"
+        ) from None
+    return target
+
+
+def check_target(path: str | Path, *, overwrite: bool) -> Path:
+    """Where the page can be written, before any work is done for it.
+
+    Raises:
+        ProbeError: no HTML file, no folder, or a file that may not be replaced.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ProbeError(f"{target}", expected="a file name that ends in .html", next_step="pass -o report.html")
+    if not target.parent.is_dir():
+        raise ProbeError(
+            f"no folder {target.parent}", expected="an existing folder", next_step="create it or write elsewhere"
+        )
+    if target.is_dir() or (target.exists() and not overwrite):
+        raise ProbeError(f"{target} exists", expected="a new file", next_step="pass --overwrite, or -o FILE")
+    return target
