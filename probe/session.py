@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -195,12 +196,16 @@ def capture(
     Returns:
         The path of the recording.
 
+    A broken oracle is warned of.
+
     Raises:
         ProbeError: bad input, or a broken oracle with `strict`; Interrupted: Ctrl-C.
     """
     captured = plan(model, **options).run(progress)
     if strict and captured.broken:
         raise ProbeError(oracle_message(captured), expected="no violation")
+    if captured.broken:
+        warnings.warn(oracle_message(captured), stacklevel=2)
     return captured.path
 
 

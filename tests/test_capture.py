@@ -324,6 +324,15 @@ def test_a_broken_oracle_is_told_and_kept(tmp_path: Path) -> None:
         assert layer["cases"]["zero_over"] > 1000
 
 
+def test_a_broken_oracle_is_warned_of_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(samples=20, output=tmp_path / "r.h5")
+    run_ann = planned.prepared.subject.ann.forward
+    planned.prepared.subject.ann.forward = lambda x: run_ann(x.roll(1, 0))
+    monkeypatch.setattr("probe.session.plan", lambda model, **options: planned)
+    with pytest.warns(UserWarning, match=r"ORACLE BROKEN: .*layer 0"):
+        assert probe.capture() == tmp_path / "r.h5"
+
+
 def test_more_levels_and_more_times(recordings: Callable[..., Path]) -> None:
     """T = 40 keeps t = 1..8, 16, 32, 40; other t are recomputed from `full` and refused without it."""
     with probe.open(recordings(timesteps=40, levels=4, at=[12])) as recording:

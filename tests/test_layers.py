@@ -73,6 +73,13 @@ def test_a_number_is_an_index_before_it_is_a_name() -> None:
     assert chosen("re:^7$") == [9]
 
 
+def test_a_name_that_is_a_number_is_told_from_an_index() -> None:
+    short = [Layer(0, "7"), Layer(1, "2.act")]
+    with pytest.raises(ProbeError, match=r"no layer 7; .*the layer that is called 7 has index 0, and is re:\^7\$"):
+        chosen("7", layers=short)
+    assert chosen("re:^7$", layers=short) == [0]
+
+
 def test_a_name_is_itself_before_it_is_a_glob() -> None:
     lists = [Layer(0, "acts[0]"), Layer(1, "acts0"), Layer(2, "acts*"), Layer(3, "acts1")]
     assert chosen("acts[0]", layers=lists) == [0]
