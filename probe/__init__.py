@@ -4,8 +4,10 @@ The data's way: a `family` runs the network as ANN and as SNN, `run` captures ev
 `attribution` says where each error comes from, `analysis` puts it in tables, `plots` draws it.
 
     >>> import probe
-    >>> recording = probe.open("recording.h5")             # doctest: +SKIP
-    >>> probe.unevenness(recording, layers="0")            # doctest: +SKIP
+    >>> with probe.open("recording.h5") as recording:
+    ...     table = probe.unevenness(recording, layers="0")
+    >>> table["layers"][0]["oracle"]["violations"]
+    0
 
 The public names below are loaded when they are first used, so that `import probe` costs nothing.
 """
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from probe.conditions import check as check
     from probe.diagnosing import diagnose as diagnose
     from probe.errors import ProbeError as ProbeError
+    from probe.exporting import export as export
     from probe.families import LayerPair as LayerPair
     from probe.families import Subject as Subject
     from probe.families import Traits as Traits
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from probe.plots import draw as draw
     from probe.recording import Recording as Recording
     from probe.recording import open_recording as open  # noqa: F401
+    from probe.reporting import report as report
     from probe.session import capture as capture
     from probe.study import sweep as sweep
     from probe.surrogates import measure_surrogate as measure_surrogate
@@ -58,11 +62,13 @@ _PUBLIC = {
     "trace": ("probe.analysis", "trace"),
     "verify": ("probe.verification", "verify"),
     "merge": ("probe.merging", "merge"),
+    "export": ("probe.exporting", "export"),
     "suppose": ("probe.what_if", "suppose"),
     "measure_surrogate": ("probe.surrogates", "measure_surrogate"),
     "watch": ("probe.watching", "watch"),
     "gradients": ("probe.training", "gradients"),
     "draw": ("probe.plots", "draw"),
+    "report": ("probe.reporting", "report"),
     "Recording": ("probe.recording", "Recording"),
     "ProbeError": ("probe.errors", "ProbeError"),
     "Subject": ("probe.families", "Subject"),

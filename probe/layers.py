@@ -74,7 +74,8 @@ def _match(layers: Sequence[L], spec: str) -> list[L]:
 def _expected(layers: Sequence[L], spec: str) -> str:
     names = [layer.name for layer in layers]
     if spec in names:
-        return f"an index: the layer that is called {spec} has index {layers[names.index(spec)].index}, and is re:^{spec}$"
+        index = layers[names.index(spec)].index
+        return f"an index: the layer that is called {spec} has index {index}, and is re:^{spec}$"
     near = difflib.get_close_matches(spec, names, 3)
     if near:
         return "perhaps " + " or ".join(near)

@@ -2,6 +2,12 @@
 
 A plain reader needs two lines: ``bits = numpy.unpackbits(raw, axis=-1)[..., :neurons]`` and a reshape to the
 layer's shape.
+
+    >>> import numpy as np
+    >>> pack(np.array([1, 0, 0, 0, 0, 0, 0, 1, 1]))
+    array([129, 128], dtype=uint8)
+    >>> unpack(pack(np.array([1, 0, 1])), 3)
+    array([1, 0, 1], dtype=int8)
 """
 
 from __future__ import annotations

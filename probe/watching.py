@@ -4,7 +4,7 @@ Hooks are on for every `every`-th training step only; in the others a step costs
 hooks for all modules, so that nothing hangs on the network itself: it can be saved and copied at any time. The user
 says where a step ends:
 
-    >>> with probe.watch(network, every=100) as watch:          # doctest: +SKIP
+    >>> with probe.watch(network, every=100) as watch:
     ...     for x, y in loader:
     ...         optimizer.zero_grad()
     ...         loss(network(x), y).backward()

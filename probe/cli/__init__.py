@@ -6,9 +6,11 @@ input is at fault; 3 an error of ours; 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import shutil
 import sys
 import traceback
 import warnings
@@ -23,8 +25,8 @@ from probe.errors import Interrupted, ProbeError
 from probe.printable import printable as printable
 
 COMMANDS = (
-    "capture", "layers", "accuracy", "unevenness", "plot", "trace", "what-if", "check", "diagnose", "diff", "sweep",
-    "sensitivity", "surrogate", "gradients", "verify", "merge",
+    "capture", "layers", "accuracy", "unevenness", "plot", "report", "trace", "what-if", "check", "diagnose", "diff",
+    "sweep", "sensitivity", "surrogate", "gradients", "verify", "merge", "export", "completion",
 )  # fmt: skip
 """Each is a module of this package with a click command called `command`; another command is a file and a word here.
 
@@ -35,6 +37,7 @@ READING = (
     "accuracy",
     "unevenness",
     "plot",
+    "report",
     "trace",
     "what-if",
     "check",
@@ -42,9 +45,12 @@ READING = (
     "diff",
     "verify",
     "merge",
+    "export",
 )
 """Those that read recordings, which the installed command does in a process of its own: see `probe.containment`."""
 
+NARROW = 52
+"""Columns of a terminal below which click's help, left to itself, runs over its edge."""
 EXIT_CHECK, EXIT_INPUT, EXIT_OURS, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
@@ -74,10 +80,15 @@ class Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line and exit."""
         extra["standalone_mode"] = False
+        columns = shutil.get_terminal_size().columns
+        if columns < NARROW:
+            extra.setdefault("terminal_width", max(columns - 2, 20))
         for stream in (sys.stdout, sys.stderr):
             # A terminal without Greek letters gets question marks, not half a table.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
+        if os.environ.get("_PROBE_COMPLETE"):
+            self._complete(args, prog_name or "probe", extra)
         # Called with arguments it is part of somebody's program, whose threads would not survive a fork.
         if args is None and any(word in READING for word in sys.argv[1:2]):
             from probe import containment
@@ -85,6 +96,15 @@ class Commands(click.Group):
             if containment.can_contain():
                 sys.exit(containment.contained(lambda: self._warned(args, prog_name, extra), complain))
         sys.exit(self._warned(args, prog_name, extra))
+
+    def _complete(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> None:
+        """Answer a shell that asks what could follow, and exit; where nothing is known nothing is said."""
+        from probe.cli.completing import register
+
+        register()
+        with contextlib.suppress(Exception):
+            super().main(args, prog_name, **extra)
+        sys.exit(0)
 
     def _warned(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         with warnings.catch_warnings():

@@ -27,11 +27,12 @@ ASK_ABOVE = 10e9
 @click.option("--at", multiple=True, type=int, metavar="t", help="More t at which statistics are kept; repeatable.")
 @layer_option
 @click.option("--record", default="full", show_default=True, type=click.Choice(PRESETS), help="What to keep.")
-@click.option("-o", "--output", default="recording.h5", show_default=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", default="recording.h5", show_default=True, type=click.Path(path_type=Path),
+              help="The new recording.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an existing recording.")
 @click.option("--resume", is_flag=True, help="Go on where an earlier run of this command ended; begin if none has.")
 @click.option("--yes", is_flag=True, help="Write more than 10 GB without asking.")
-@click.option("--batch-size", default=50, show_default=True)
+@click.option("--batch-size", default=50, show_default=True, help="Samples that are run at once.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if an oracle is broken.")
 def command(yes: bool, strict: bool, **options: Any) -> int:
     """Run MODEL as ANN and as SNN on the same samples and record every spiking layer.

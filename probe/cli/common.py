@@ -1,31 +1,41 @@
-"""What several commands share: arguments, and printing tables as text, JSON or CSV."""
+"""What several commands share: arguments, and giving tables as text, JSON, CSV or a file."""
 
 from __future__ import annotations
 
-import csv
-import shutil
+import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from probe.printable import printable, printable_json
+from probe.cli import complain
+from probe.cli.completing import layers as complete_layers
+from probe.cli.completing import recordings
+from probe.cli.layout import is_dumb, table_text, takes_colour, width_of
+from probe.printable import printable_json
+from probe.tables import check_table, csv_text, write_table
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+NARROW = 80
+"""Columns of a terminal below which a progress bar is numbers alone."""
 
 
 def recording_argument(function: F) -> F:
     """FILE, by default ./recording.h5."""
-    return click.argument("file", type=click.Path(path_type=Path), default="recording.h5", metavar="[FILE]")(function)
+    return click.argument(
+        "file", type=click.Path(path_type=Path), default="recording.h5", metavar="[FILE]", shell_complete=recordings,
+    )(function)  # fmt: skip
 
 
 def layer_option(function: F) -> F:
     """--layer SPEC, several times."""
     return click.option(
-        "--layer", "layers", multiple=True, metavar="SPEC",
+        "--layer", "layers", multiple=True, metavar="SPEC", shell_complete=complete_layers,
         help="Index (0, -1), slice (0:5), dotted name, glob or re:PATTERN; may be repeated.",
     )(function)  # fmt: skip
 
@@ -38,20 +48,67 @@ def fail_if_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def format_options(function: F) -> F:
-    """--json and --csv."""
-    function = click.option("--csv", "as_csv", is_flag=True, is_eager=True, help="Print comma-separated values.")(
-        function
-    )
-    return click.option("--json", "as_json", is_flag=True, callback=_one_format, help="Print JSON, a stable contract.")(
-        function
-    )
+@dataclass(frozen=True)
+class Form:
+    """In which form a command gives what it found: what --json, --csv, --table and --overwrite say."""
+
+    as_json: bool
+    as_csv: bool
+    table: Path | None
+    overwrite: bool
+
+    @property
+    def is_text(self) -> bool:
+        """For a person to read on stdout."""
+        return not (self.as_json or self.as_csv)
+
+    def show(
+        self, found: Any, rows: Callable[[], Iterable[Mapping[str, Any]]], text: Callable[[], None],
+        columns: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Write the table's file if there is to be one, then print.
+
+        Args:
+            found: the object that --json prints.
+            rows: gives the rows of --csv and --table, nested.
+            text: prints for a person.
+            columns: of the rows, where there may be none.
+        """
+        # First, for the reader of stdout may close it.
+        if self.table is not None:
+            made = list(rows())
+            write_table(self.table, made, columns, overwrite=self.overwrite)
+            complain(f"{self.table} is written, {len(made)} row{'s' * (len(made) != 1)}")
+        if self.as_json:
+            print_json(found)
+        elif self.as_csv:
+            click.echo(csv_text(list(rows()), columns), nl=False)
+        else:
+            text()
 
 
-def _one_format(ctx: click.Context, _param: click.Parameter, as_json: bool) -> bool:
-    if as_json and ctx.params.get("as_csv"):
-        raise click.UsageError("got --json and --csv; expected one of them")
-    return as_json
+def table_options(function: F) -> F:
+    """--json, --csv, --table and --overwrite, which reach the command as one argument, `form`."""
+
+    @functools.wraps(function)
+    def formed(*, as_json: bool, as_csv: bool, table: Path | None, overwrite: bool, **arguments: Any) -> Any:
+        if as_json and as_csv:
+            raise click.UsageError("got --json and --csv; expected one of them")
+        # A table that could not be written is told before the work is done.
+        if table is not None:
+            check_table(table, overwrite=overwrite)
+        return function(form=Form(as_json, as_csv, table, overwrite), **arguments)
+
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, a stable contract."),
+        click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values."),
+        click.option("--table", type=click.Path(path_type=Path), metavar="FILE",
+                     help="Write those to a .csv, .parquet or .json file too."),
+        click.option("--overwrite", is_flag=True, help="Replace existing files."),
+    )  # fmt: skip
+    for option in reversed(options):
+        formed = option(formed)
+    return formed  # type: ignore[return-value]
 
 
 def print_json(value: Any) -> None:
@@ -59,45 +116,11 @@ def print_json(value: Any) -> None:
     click.echo(printable_json(value))
 
 
-def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Nested rows as flat columns with dotted names; lists are joined by x."""
-    flat = [flatten(row) for row in rows]
-    columns = list(dict.fromkeys(name for row in flat for name in row))
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-
-
-def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            text = "x".join(map(str, value)) if isinstance(value, list) else value
-            flat[prefix + name] = printable(text) if isinstance(text, str) else text
-    return flat
-
-
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> None:
-    """A table with aligned columns, the first `left` of them flush left; wider than the terminal it is not cut."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i < left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    # A table that is cut or wrapped can no longer be read by a program, nor by a person.
-    measured = Console(width=10_000, file=sys.stdout).measure(table).maximum
-    # Rendered first and printed by click, which knows how to meet a closed pipe.
-    console = Console(width=max(measured, shutil.get_terminal_size().columns), file=sys.stdout, highlight=False)
-    with console.capture() as rendered:
-        console.print(table)
-    click.echo(rendered.get(), nl=False)
+    """A table with aligned columns, the first `left` of them flush left; never cut, and split where it is too wide."""
+    coloured = takes_colour(sys.stdout)
+    text = table_text(header, rows, left=left, width=width_of(sys.stdout), bold=coloured)
+    click.echo(text, nl=False, color=coloured)
 
 
 def share(part: int, whole: int) -> str:
@@ -122,21 +145,27 @@ def threshold_text(threshold: float | Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, where that is a terminal; yields what is called with the samples done and to do."""
+def progress_bar(what: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where that is a terminal; yields what is called with the units done and to do."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (
+    columns: tuple[ProgressColumn, ...] = (
         TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    # A bar goes back over its line, which a dumb terminal does not, and neither does a file.
+    shown = sys.stderr.isatty() and not is_dumb()
+    console = Console(stderr=True, no_color=not takes_colour(sys.stderr))
+    # The bar gives way first on a narrow terminal, where a line that is broken could not be gone back over.
+    if console.width < NARROW:
+        columns = columns[0], columns[2], columns[4]
+    with Progress(*columns, console=console, disable=not shown) as bar:
         task = bar.add_task(what, total=None, rate="")
 
-        def progress(done: int, samples: int) -> None:
+        def progress(done: int, to_do: int) -> None:
             speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            rate = f"{speed:.0f} samples/s" if speed else ""
-            bar.update(task, completed=done, total=samples, rate=rate)
+            rate = f"{speed:.0f} {unit}/s" if speed else ""
+            bar.update(task, completed=done, total=to_do, rate=rate)
 
         yield progress

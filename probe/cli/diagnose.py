@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from probe.cli import complain, printable
-from probe.cli.common import print_json, progress_bar
-from probe.cli.findings import counted, exit_code, fail_on_option, print_findings
+from probe.cli.common import Form, progress_bar, table_options
+from probe.cli.findings import COLUMNS, counted, exit_code, fail_on_option, print_findings
 from probe.cli.source import Samples, source_arguments, source_options
 from probe.diagnosing import diagnose, is_recording
 from probe.diagnosis.findings import Finding, reaches
 from probe.errors import ProbeError
 from probe.recording.schema import PRESETS
 
-OF_BOTH = ("model", "as_json", "fail_on")
+OF_BOTH = ("model", "as_json", "as_csv", "table", "overwrite", "fail_on")
 """What may be given with a recording."""
 
 
 @click.command()
-@click.option("--samples", default="100", show_default=True, type=Samples(),
+@click.option("--samples", default="100", show_default=True, type=Samples(), metavar="N|all",
               help="Balanced over classes, chosen by the seed; or all, in order.")  # fmt: skip
 @click.option("--record", default="full", show_default=True, type=click.Choice(PRESETS),
               help="What is recorded; with less some checks find nothing.")  # fmt: skip
-@click.option("--batch-size", default=50, show_default=True)
+@click.option("--batch-size", default=50, show_default=True, help="Samples that are run at once.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="FILE", help="Keep the recording of a model.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing recording with --keep.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, a stable contract.")
+@table_options
 @fail_on_option
 @source_options(without=("samples",), default="recording.h5", metavar="[TARGET]")
-def command(model: str, as_json: bool, fail_on: str, **options: Any) -> int:
+def command(model: str, form: Form, fail_on: str, **options: Any) -> int:
     """Say what is wrong, worst first: in which layer it starts, the numbers that show it, and what to change.
 
     TARGET is a recording, by default ./recording.h5, which is only read, or a MODEL as for `probe capture`. A model is
@@ -56,11 +55,14 @@ def command(model: str, as_json: bool, fail_on: str, **options: Any) -> int:
     else:
         arguments = "probe " + shlex.join(sys.argv[1:])
         with progress_bar("diagnose") as progress:
-            found = diagnose(model, command=arguments, progress=progress, **source_arguments(options), **options)
+            found = diagnose(model, command=arguments, progress=progress, overwrite=form.overwrite,
+                             **source_arguments(options), **options)  # fmt: skip
     findings = [Finding(**one) for one in found["findings"]]
-    if as_json:
-        print_json(found)
-        return exit_code(findings, fail_on)
+    form.show(found, lambda: found["findings"], lambda: _print(found, findings), COLUMNS)
+    return exit_code(findings, fail_on)
+
+
+def _print(found: Mapping[str, Any], findings: Sequence[Finding]) -> None:
     for note in found["notes"]:
         complain(f"note: {note}")
     # Notes are no fault.
@@ -73,7 +75,6 @@ def command(model: str, as_json: bool, fail_on: str, **options: Any) -> int:
         print_findings(findings)
     if not found["complete"]:
         complain(_incomplete(found))
-    return exit_code(findings, fail_on)
 
 
 def _refuse_options(ctx: click.Context, recording: str) -> None:

@@ -10,7 +10,8 @@ import click
 
 from probe.attribution import PIECES
 from probe.cli import EXIT_CHECK, complain, printable
-from probe.cli.common import fail_if_option, format_options, layer_option, print_csv, print_json, print_table
+from probe.cli.common import Form, fail_if_option, layer_option, print_table, table_options
+from probe.cli.completing import recordings
 
 CASE_COLUMNS = (
     ("case 1", "zero_over"), ("case 2", "positive_over"), ("case 3", "positive_under"), ("α = 0, φ < α", "zero_under"),
@@ -18,16 +19,16 @@ CASE_COLUMNS = (
 
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=click.Path(path_type=Path), shell_complete=recordings)
+@click.argument("b", type=click.Path(path_type=Path), shell_complete=recordings)
 @layer_option
 @click.option("-t", "--timestep", type=int, help="t in both.  [default: the smaller T]")
 @click.option("--timestep-b", type=int, help="t in B, where it is another.")
 @fail_if_option
-@format_options
+@table_options
 def command(
     a: Path, b: Path, layers: tuple[str, ...], timestep: int | None, timestep_b: int | None,
-    conditions: tuple[str, ...], as_json: bool, as_csv: bool,
+    conditions: tuple[str, ...], form: Form,
 ) -> int:  # fmt: skip
     """Say what got better or worse from recording A to recording B, layers ranked by the change of their error.
 
@@ -43,17 +44,13 @@ def command(
 
     found = diff(a, b, layers or None, timestep=timestep, timestep_b=timestep_b, conditions=conditions)
     exit_code = 0 if found["passed"] else EXIT_CHECK
-    if as_json:
-        print_json(found)
+    form.show(found, lambda: found["layers"], lambda: _print(found))
+    if form.as_json:
         return exit_code
-    if as_csv:
-        print_csv(found["layers"])
-    else:
-        _print(found)
     for line in null_lines(found["conditions"]):
         complain(f"note: {line}")
     for line in breach_lines(found["conditions"]):
-        click.echo(printable(f"B - A: {line}"), err=as_csv)
+        click.echo(printable(f"B - A: {line}"), err=form.as_csv)
     return exit_code
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
 
 from probe.cli import EXIT_CHECK, printable
+from probe.cli.layout import width_of, wrapped
 from probe.diagnosis.findings import SEVERITIES, Finding, reaches
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDEST = 100
-"""Columns of a sentence, however wide the terminal is: longer lines are hard to read."""
+"""Columns of a sentence, however wide the terminal is, and in a file: longer lines are hard to read."""
 MARGIN = "  "
 LISTED = 6
 """Numbers of a list that are shown."""
+COLUMNS = tuple(field.name for field in fields(Finding) if field.name != "evidence")
+"""Of a table of findings, also where there is none; the evidence has a column for each of its numbers."""
 
 
 def fail_on_option(function: F) -> F:
@@ -53,12 +56,7 @@ def counted(findings: Sequence[Finding]) -> str:
 
 
 def _print(lead: str, text: str) -> None:
-    width = max(40, min(WIDEST, shutil.get_terminal_size().columns))
-    lines = textwrap.wrap(
-        printable(text), width, initial_indent=lead, subsequent_indent=" " * len(lead),
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-    click.echo("\n".join(lines))
+    click.echo(wrapped(printable(text), min(WIDEST, width_of(sys.stdout) or WIDEST), lead=lead))
 
 
 def _text(value: Any) -> str:

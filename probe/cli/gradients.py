@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from probe.cli import complain, printable
-from probe.cli.common import print_json, print_table
+from probe.cli.common import Form, print_table, table_options
 from probe.cli.findings import exit_code, fail_on_option, print_findings
 from probe.cli.source import source_arguments, source_options
 from probe.diagnosis.findings import Finding
@@ -26,8 +26,8 @@ LEFT_OUT = (
 @click.option("--loss", metavar="FILE.py:NAME", help="A callable of (outputs, labels).  [default: the cross entropy of "
               "the outputs summed over time]")  # fmt: skip
 @fail_on_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, a stable contract.")
-def command(fail_on: str, as_json: bool, **options: Any) -> int:
+@table_options
+def command(fail_on: str, form: Form, **options: Any) -> int:
     """Run one training step of a spiking network, and say what is wrong with its gradients.
 
     MODEL is any network that is trained as it spikes, of a package or written by hand. What cuts autograd's graph is
@@ -45,17 +45,18 @@ def command(fail_on: str, as_json: bool, **options: Any) -> int:
         options.pop(name, None)
     told = gradients(model, **{**options, **arguments})
     found = [Finding(**one) for one in told["findings"]]
-    if as_json:
-        print_json(told)
-    else:
-        _print(told)
-        print_findings(found)
-        if not any(one.severity != "note" for one in found):
-            click.echo("no error and no warning")
+    form.show(told, lambda: told["layers"], lambda: _print(told, found))
     return exit_code(found, fail_on)
 
 
-def _print(told: Mapping[str, Any]) -> None:
+def _print(told: Mapping[str, Any], found: Sequence[Finding]) -> None:
+    _print_layers(told)
+    print_findings(found)
+    if not any(one.severity != "note" for one in found):
+        click.echo("no error and no warning")
+
+
+def _print_layers(told: Mapping[str, Any]) -> None:
     click.echo(printable(f"{told['model']}, a batch of {told['samples']} samples of {told['data']}: {told['run']}"))
     click.echo(printable(f"loss {_text(told['loss'], '.4f')}: {told['loss_is']}"))
     for note in told["notes"]:

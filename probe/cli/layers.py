@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from probe.cli import complain, printable
-from probe.cli.common import format_options, print_csv, print_json, print_table, recording_argument, threshold_text
+from probe.cli.common import Form, print_table, recording_argument, table_options, threshold_text
 from probe.cli.source import source_arguments, source_options
 from probe.errors import ProbeError
 
 
 @click.command()
 @recording_argument
-@format_options
+@table_options
 @source_options(flag=True)
-def command(file: Path, as_json: bool, as_csv: bool, model: str | None, **options: Any) -> None:
+def command(file: Path, form: Form, model: str | None, **options: Any) -> None:
     """List the layers: name, shape, threshold, firing rate, cost, silent and saturated share.
 
     A neuron is silent if it never fired in any sample, saturated if it fired at every timestep of every sample.
@@ -33,29 +34,29 @@ def command(file: Path, as_json: bool, as_csv: bool, model: str | None, **option
     """
     if model is None:
         _refuse_stray(click.get_current_context())
-        return _of_recording(file, as_json, as_csv)
+        return _of_recording(file, form)
     if click.get_current_context().get_parameter_source("file") != click.core.ParameterSource.DEFAULT:
         raise ProbeError(f"--model and the recording {file}", expected="one of them")
-    return _of_model(model, options, as_json, as_csv)
+    return _of_model(model, options, form)
 
 
 def _refuse_stray(ctx: click.Context) -> None:
     """An option of --model without it would be ignored in silence."""
     for name in ctx.params:
-        if name in ("file", "as_json", "as_csv", "model"):
+        if name in ("file", "as_json", "as_csv", "table", "overwrite", "model"):
             continue
         if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise ProbeError(f"--{name.replace('_', '-')} without --model", expected="--model MODEL")
 
 
-def _of_recording(file: Path, as_json: bool, as_csv: bool) -> None:
+def _of_recording(file: Path, form: Form) -> None:
     from probe.analysis import layer_table
 
     table = layer_table(file)
-    if as_json:
-        return print_json(table)
-    if as_csv:
-        return print_csv(table["layers"])
+    form.show(table, lambda: table["layers"], lambda: _print_recording(table))
+
+
+def _print_recording(table: Mapping[str, Any]) -> None:
     header = ["layer", "name", "neuron", "shape", "neurons", "L", "θ"]
     header += ["firing rate", "spikes/sample", "fan-out", "synaptic operations", "ANN's MACs", "silent", "saturated"]
     rows = [
@@ -76,23 +77,22 @@ def _of_recording(file: Path, as_json: bool, as_csv: bool) -> None:
         f"{values['dense_macs']} of them not fed by spikes: these the SNN does at every t"
         + (f" (unknown: {printable(cost['reason'])})" if cost["reason"] else "")
     )
-    return None
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _of_model(model: str, options: dict[str, Any], as_json: bool, as_csv: bool) -> None:
+def _of_model(model: str, options: dict[str, Any], form: Form) -> None:
     from probe.prepare import Source, pairing_table, prepare
 
     prepared = prepare(Source(model, **source_arguments(options), **options))
     table = pairing_table(prepared)
     prepared.release()
-    if as_json:
-        return print_json(table)
-    if as_csv:
-        return print_csv(table["layers"])
+    form.show(table, lambda: table["layers"], lambda: _print_pairing(table))
+
+
+def _print_pairing(table: Mapping[str, Any]) -> None:
     for note in table["notes"]:
         complain(f"note: {note}")
     click.echo(f"{table['model']}: {table['family']}, T = {table['timesteps']}, {table['classes']} classes")
@@ -105,4 +105,4 @@ def _of_model(model: str, options: dict[str, Any], as_json: bool, as_csv: bool) 
         ]
         for row in table["layers"]
     ]  # fmt: skip
-    return print_table(header, rows, left=6)
+    print_table(header, rows, left=6)

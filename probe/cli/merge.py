@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from probe.cli import complain
+from probe.cli.completing import recordings
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE...",
+                shell_complete=recordings)  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The new file.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def command(sources: tuple[Path, ...], output: Path, overwrite: bool) -> int:

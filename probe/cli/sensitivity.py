@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from probe.cli import complain, printable
-from probe.cli.common import format_options, layer_option, print_csv, print_json, print_table, progress_bar
+from probe.cli.common import Form, layer_option, print_table, progress_bar, table_options
 from probe.cli.source import source_arguments, source_options
 
 BEYOND_CHANCE = 0.05
@@ -27,10 +27,9 @@ HELP = (
 @source_options()
 @layer_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw the ranking: .png, .svg or .pdf.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing picture.")
-@click.option("--batch-size", default=50, show_default=True)
-@format_options
-def command(output: Path | None, overwrite: bool, as_json: bool, as_csv: bool, **options: Any) -> None:
+@click.option("--batch-size", default=50, show_default=True, help="Samples that are run at once.")
+@table_options
+def command(output: Path | None, form: Form, **options: Any) -> None:
     """Rank the layers by the accuracy that each costs: with each alone analog, without its unevenness, alone spiking.
 
     \b
@@ -38,6 +37,8 @@ def command(output: Path | None, overwrite: bool, as_json: bool, as_csv: bool, *
       all but  all layers spike but this one, which is analog at every t
       even     all layers spike, and this one's output is what it would have been, had its input come evenly
       only     the ANN, where this layer alone spikes, on its own input held constant
+    MODEL is as for `probe capture`.
+
     The table is ranked by the accuracy regained in `all but`, then by the output error. An analog layer also sends
     no uneven spikes to the next one, so a layer without any error of its own can rank first.
 
@@ -48,20 +49,15 @@ def command(output: Path | None, overwrite: bool, as_json: bool, as_csv: bool, *
     from probe.plots.saving import check_target
 
     if output is not None:
-        check_target(output, overwrite=overwrite)
+        check_target(output, overwrite=form.overwrite)
     with progress_bar("sensitivity") as progress:
         found = sensitivity(progress=progress, tell=_tell, **source_arguments(options), **options)
     if output is not None:
         from probe.plots import draw_ranking, save
 
-        save(draw_ranking(found), output, overwrite=overwrite)
+        save(draw_ranking(found), output, overwrite=form.overwrite)
         complain(f"{output} is drawn")
-    if as_json:
-        print_json(found)
-    elif as_csv:
-        print_csv(list(_rows(found)))
-    else:
-        _print(found)
+    form.show(found, lambda: _rows(found), lambda: _print(found))
     for sentence in found["broken"]:
         complain(f"ORACLE BROKEN: {sentence}")
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from probe.cli.completing import data_sets, models, starting
 from probe.errors import ProbeError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 NEURONS = ("if", "snm", "negspike", "srp", "srp+negspike", "cos")
 """The names of `probe.methods`, which would load torch; a test holds the two together."""
+ZOO = ("digits", "resnet20-cifar10")
+"""Likewise those of `probe.zoo`."""
+DATA = ("digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "cifar10-jpeg:", "folder:", "npz:")
+"""Likewise those of `probe.data`, with a colon where a path follows."""
+DEVICES = ("cpu", "cuda", "mps", "auto")
 
 
 class Samples(click.ParamType[Any]):
@@ -31,19 +38,26 @@ class Samples(click.ParamType[Any]):
             self.fail(f"{value!r} is neither a number nor 'all'", param, ctx)
 
 
+def _among(names: Sequence[str], ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+    """What a shell may offer of a few names."""
+    return starting(names, incomplete)
+
+
 OPTIONS = (
     click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="For the callable; repeatable."),
     click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: a state dict, or .safetensors."),
     click.option("--trust-checkpoint", is_flag=True, help="Unpickle the checkpoint, which can run any code in it."),
-    click.option("--data", help="digits, cifar10, cifar100, mnist, fashion-mnist, folder:PATH, npz:PATH, "
-                 "cifar10-jpeg:PATH or file.py:callable.  [default: the model's own, if bundled]"),
-    click.option("--split", default="test", show_default=True, help="train or test."),
+    click.option("--data", shell_complete=data_sets, help="digits, cifar10, cifar100, mnist, fashion-mnist, "
+                 "folder:PATH, npz:PATH, cifar10-jpeg:PATH or file.py:callable.  "
+                 "[default: the model's own, if bundled]"),
+    click.option("--split", default="test", show_default=True, shell_complete=partial(_among, ("train", "test")),
+                 help="train or test."),
     click.option("--data-root", type=click.Path(path_type=Path), help="Folder of cifar10, ...  [default: ./data]"),
     click.option("--download", is_flag=True, help="Fetch such a data set if it is not there."),
     click.option("--normalize", metavar="NAME|M/S", help="none, unit, half, cifar10, imagenet, ..., or "
                  "means/deviations such as 0.5,0.5,0.5/0.2,0.2,0.2.  [default: the data's own]"),
     click.option("--image-size", type=int, metavar="N", help="For folder: resize and centre-crop to N x N."),
-    click.option("--samples", default="200", show_default=True, type=Samples(),
+    click.option("--samples", default="200", show_default=True, type=Samples(), metavar="N|all",
                  help="Balanced over classes, chosen by the seed; or all, in order."),
     click.option("--seed", default=0, show_default=True, help="Chooses the samples."),
     click.option("-T", "--timesteps", type=int, help="T, the simulated length.  [default: the network's own, or 8]"),
@@ -55,10 +69,12 @@ OPTIONS = (
     click.option("--pair", "pairs", multiple=True, metavar="ANN=SNN", help="Pair two layers by hand; repeatable."),
     click.option("--calibrate", default="99.9%", show_default=True, metavar="max|P%|mse",
                  help="How a ReLU network's thresholds are found."),
-    click.option("--calibrate-per", default="layer", show_default=True, type=click.Choice(("layer", "channel"))),
+    click.option("--calibrate-per", default="layer", show_default=True, type=click.Choice(("layer", "channel")),
+                 help="Whether one θ is found for each layer or for each channel."),
     click.option("--calibration-samples", default=200, show_default=True, help="Of the split train, if there is."),
     click.option("--average-pool", is_flag=True, help="Replace max-pooling by average pooling, in the ANN too."),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps or auto."),
+    click.option("--device", default="cpu", show_default=True, shell_complete=partial(_among, DEVICES),
+                 help="cpu, cuda, mps or auto."),
 )  # fmt: skip
 
 
@@ -73,8 +89,10 @@ def source_options(
         parameters: list[click.Parameter] = getattr(function, "__click_params__", [])
         parameters[:] = [parameter for parameter in parameters if parameter.name not in without]
         if flag:
-            return click.option("--model", help="Show how the layers of this model would be paired.")(function)
-        return click.argument("model", default=default, metavar=metavar)(function)
+            return click.option(
+                "--model", shell_complete=models, help="Show how the layers of this model would be paired."
+            )(function)
+        return click.argument("model", default=default, metavar=metavar, shell_complete=models)(function)
 
     return decorate
 

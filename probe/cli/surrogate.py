@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from probe.cli import complain
-from probe.cli.common import format_options, print_csv, print_json, print_table
+from probe.cli.common import Form, print_table, table_options
 
 if TYPE_CHECKING:
     from probe.surrogates import MeasuredSurrogate
@@ -20,13 +20,11 @@ SCHEMA = "probe-surrogate/1"
 @click.command()
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw them in one picture: .png, .svg or .pdf.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing picture.")
 @click.option("--range", "span", default=2.0, show_default=True, metavar="X", help="x = v − θ runs from −X to X.")
 @click.option("--at", multiple=True, type=float, metavar="X", help="Print forward and gradient at x too; repeatable.")
-@format_options
+@table_options
 def command(
-    specs: tuple[str, ...], output: Path | None, overwrite: bool, span: float, at: tuple[float, ...], as_json: bool,
-    as_csv: bool,
+    specs: tuple[str, ...], output: Path | None, span: float, at: tuple[float, ...], form: Form
 ) -> None:  # fmt: skip
     """Measure surrogate gradients through autograd: maximum, width, area, and whether forward is a step.
 
@@ -43,20 +41,19 @@ def command(
     from probe.surrogates import POINTS, distinct, measure_surrogate
 
     if output is not None:
-        check_target(output, overwrite=overwrite)
+        check_target(output, overwrite=form.overwrite)
     found = distinct([measure_surrogate(spec, at=at, span=span) for spec in specs])
     if output is not None:
         from probe.plots import draw_surrogates, save
 
-        save(draw_surrogates(found), output, overwrite=overwrite)
+        save(draw_surrogates(found), output, overwrite=form.overwrite)
         complain(f"{output} is drawn")
     rows = [one.plain() for one in found]
-    if as_json:
-        print_json({"schema": SCHEMA, "range": span, "points": POINTS, "dtype": "float32", "surrogates": rows})
-    elif as_csv:
-        print_csv([{name: value for name, value in row.items() if name != "remarks"} for row in rows])
-    else:
-        _print(found)
+    form.show(
+        {"schema": SCHEMA, "range": span, "points": POINTS, "dtype": "float32", "surrogates": rows},
+        lambda: [{name: value for name, value in row.items() if name != "remarks"} for row in rows],
+        lambda: _print(found),
+    )
 
 
 def _print(found: Sequence[MeasuredSurrogate]) -> None:

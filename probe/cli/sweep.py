@@ -10,7 +10,8 @@ import click
 
 from probe.attribution import PIECES
 from probe.cli import EXIT_CHECK, complain, printable
-from probe.cli.common import format_options, layer_option, print_csv, print_json, print_table, progress_bar, share
+from probe.cli.common import Form, layer_option, print_table, progress_bar, share, table_options
+from probe.cli.completing import methods as complete_methods
 from probe.cli.source import source_arguments, source_options
 from probe.errors import ProbeError
 
@@ -21,20 +22,21 @@ LEFT_OUT = ("neuron",)
 @click.command()
 @source_options(without=LEFT_OUT)
 @click.option("--methods", default="if,snm,negspike,srp,srp+negspike", show_default=True, metavar="NAME,...",
+              shell_complete=complete_methods,
               help="Names, or NAME@F with v(0) = F·θ; cos too.")  # fmt: skip
 @click.option("--at", multiple=True, type=int, metavar="t", help="More t for the table; repeatable.")
 @layer_option
 @click.option("-t", "--timestep", type=int, help="t of the layers' table, of the table's grid.  [default: T]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw accuracy over T: .png, .svg or .pdf.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing picture.")
-@click.option("--batch-size", default=50, show_default=True)
+@click.option("--batch-size", default=50, show_default=True, help="Samples that are run at once.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if an oracle is broken.")
-@format_options
+@table_options
 def command(
-    methods: str, timestep: int | None, output: Path | None, overwrite: bool, strict: bool, as_json: bool,
-    as_csv: bool, **options: Any,
+    methods: str, timestep: int | None, output: Path | None, strict: bool, form: Form, **options: Any
 ) -> int:  # fmt: skip
     """Compare conversion methods over T on one network, each from a single simulated run.
+
+    MODEL is as for `probe capture`, an ANN or a network with both modes.
 
     The table gives the accuracy in per cent, T = 0 for the ANN, with 95% intervals below; with --layer also what each
     layer's error is made of (--csv: that alone, at every t of the table). A method whose calibration depends on T (cos)
@@ -53,7 +55,7 @@ def command(
     if timestep is not None and timestep not in grid:
         raise ProbeError(f"t = {timestep}", expected="one of " + ", ".join(map(str, grid)), next_step="pass --at N too")
     if output is not None:
-        check_target(output, overwrite=overwrite)
+        check_target(output, overwrite=form.overwrite)
     for line in cost(names, timesteps, options["at"]):
         click.echo(f"  {line}", err=True)
     shown = options["layers"]
@@ -65,14 +67,12 @@ def command(
     if output is not None:
         from probe.plots import draw_study, save
 
-        save(draw_study(found), output, overwrite=overwrite)
+        save(draw_study(found), output, overwrite=form.overwrite)
         complain(f"{output} is drawn")
-    if as_json:
-        print_json(found)
-    elif as_csv:
-        print_csv(list(_layer_rows(found) if shown else _rows(found)))
-    else:
-        _print(found, timestep or timesteps, layers=bool(shown))
+    form.show(
+        found, lambda: _layer_rows(found) if shown else _rows(found),
+        lambda: _print(found, timestep or timesteps, layers=bool(shown)),
+    )  # fmt: skip
     broken = [f"{row['method']}: {sentence}" for row in found["methods"] for sentence in row["broken"]]
     for sentence in broken:
         complain(f"ORACLE BROKEN: {sentence}")

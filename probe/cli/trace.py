@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from probe.cli import printable
-from probe.cli.common import format_options, print_csv, print_json, print_table, recording_argument
+from probe.cli.common import Form, print_table, recording_argument, table_options
+from probe.cli.completing import layers as complete_layers
+
+if TYPE_CHECKING:
+    from probe.analysis import Trace
 
 
 @click.command()
 @recording_argument
-@click.option("--layer", default="0", show_default=True, metavar="SPEC", help="One layer.")
+@click.option("--layer", default="0", show_default=True, metavar="SPEC", shell_complete=complete_layers,
+              help="One layer.")  # fmt: skip
 @click.option("--sample", default=0, show_default=True, help="Its place in the recording.")
 @click.option("--neuron", required=True, metavar="N,N,N", help="Its place in the layer: channel, row, column.")
-@format_options
+@table_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Draw it too: .png, .svg or .pdf.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing picture.")
-def command(
-    file: Path, layer: str, sample: int, neuron: str, as_json: bool, as_csv: bool, output: Path | None, overwrite: bool
-) -> None:
+def command(file: Path, layer: str, sample: int, neuron: str, form: Form, output: Path | None) -> None:
     """Follow one neuron over time: x(t), v(t) against θ, s(t), n(t), φ(t), and what the ANN gave.
 
     Needs a recording made with --record full.
@@ -44,18 +48,18 @@ def command(
     if output is not None:
         from probe.plots import draw_trace, save
 
-        save(draw_trace(found), output, overwrite=overwrite)
-        click.echo(f"{output}", err=as_json or as_csv)
-    if as_json:
-        head = {
-            "schema": "probe-trace/1", "file": str(file), "layer": found.layer_index, "name": found.layer_name,
-            "sample": found.sample, "neuron": list(found.neuron), "threshold": found.threshold,
-            "initial_potential": found.initial_potential, "levels": found.levels, "ann_input": found.ann_input,
-            "ann_output": found.ann_output, "silenced": found.silenced,
-        }  # fmt: skip
-        return print_json({**head, "steps": steps})
-    if as_csv:
-        return print_csv(steps)
+        save(draw_trace(found), output, overwrite=form.overwrite)
+        click.echo(f"{output}", err=not form.is_text)
+    head = {
+        "schema": "probe-trace/1", "file": str(file), "layer": found.layer_index, "name": found.layer_name,
+        "sample": found.sample, "neuron": list(found.neuron), "threshold": found.threshold,
+        "initial_potential": found.initial_potential, "levels": found.levels, "ann_input": found.ann_input,
+        "ann_output": found.ann_output, "silenced": found.silenced,
+    }  # fmt: skip
+    form.show({**head, "steps": steps}, lambda: steps, lambda: _print(found, label, steps))
+
+
+def _print(found: Trace, label: int, steps: Sequence[Mapping[str, Any]]) -> None:
     click.echo(
         f"Layer {found.layer_index} ({printable(found.layer_name)})  neuron {','.join(map(str, found.neuron))}  "
         f"sample {found.sample} (class {label})  θ = {found.threshold:.6f}  v(0) = {found.initial_potential:.6f}"
@@ -74,13 +78,9 @@ def command(
         ],
         left=0,
     )
-    return None
 
 
 def _known(value: float) -> float | None:
     """A number as JSON has it, which has no NaN."""
     return float(value) if value == value else None
 
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.6f}"

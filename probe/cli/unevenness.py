@@ -11,13 +11,12 @@ import click
 from probe.attribution import PIECES
 from probe.cli import printable
 from probe.cli.common import (
-    format_options,
+    Form,
     layer_option,
-    print_csv,
-    print_json,
     print_table,
     recording_argument,
     share,
+    table_options,
     threshold_text,
 )
 
@@ -46,11 +45,9 @@ FIGURE_TEXTS = {
 @recording_argument
 @layer_option
 @click.option("-t", "--timestep", type=int, help="t to look at.  [default: T]")
-@format_options
+@table_options
 @click.option("--recompute", is_flag=True, help="Derive the statistics again from the arrays; they must agree exactly.")
-def command(
-    file: Path, layers: tuple[str, ...], timestep: int | None, as_json: bool, as_csv: bool, recompute: bool
-) -> None:
+def command(file: Path, layers: tuple[str, ...], timestep: int | None, form: Form, recompute: bool) -> None:
     """Say how the SNN's φ(t) differs from the ANN's α in each layer, and from where the error comes.
 
     Without --layer one line a layer; with it each layer in full. Errors are in units of θ.
@@ -61,15 +58,16 @@ def command(
     from probe.analysis import unevenness
 
     found = unevenness(file, layers, timestep=timestep, recompute=recompute)
-    if as_json:
-        print_json(found)
-    elif as_csv:
-        print_csv([{**{key: found[key] for key in ("file", "timestep", "samples")}, **row} for row in found["layers"]])
-    elif layers:
-        for row in found["layers"]:
-            _print_layer(row, found)
-    else:
+    head = {key: found[key] for key in ("file", "timestep", "samples")}
+    form.show(found, lambda: [{**head, **row} for row in found["layers"]], lambda: _print(found, in_full=bool(layers)))
+
+
+def _print(found: Mapping[str, Any], *, in_full: bool) -> None:
+    if not in_full:
         _print_overview(found)
+        return
+    for row in found["layers"]:
+        _print_layer(row, found)
 
 
 def _print_overview(found: Mapping[str, Any]) -> None:

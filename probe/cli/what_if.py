@@ -11,13 +11,12 @@ import click
 from probe.attribution import PIECES
 from probe.cli import printable
 from probe.cli.common import (
-    format_options,
+    Form,
     layer_option,
-    print_csv,
-    print_json,
     print_table,
     recording_argument,
     share,
+    table_options,
     threshold_text,
 )
 from probe.cli.source import Samples
@@ -59,9 +58,10 @@ from probe.cli.source import Samples
 )
 @click.option("--seed", default=0, show_default=True, help="Of that order.")
 @click.option("--srp-steps", default=4, show_default=True, help="τ of --method srp.")
-@click.option("--samples", default="1000", show_default=True, type=Samples(), help="The recording's first N, or all.")
-@format_options
-def command(file: Path, layers: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any) -> None:
+@click.option("--samples", default="1000", show_default=True, type=Samples(), metavar="N|all",
+              help="The recording's first N, or all.")  # fmt: skip
+@table_options
+def command(file: Path, layers: tuple[str, ...], form: Form, **options: Any) -> None:
     """Say what each layer's error would be with another v(0), θ, method or arrival of its inputs.
 
     No network runs: a layer's neurons are simulated again on the inputs that were recorded, so this is local: what
@@ -75,10 +75,10 @@ def command(file: Path, layers: tuple[str, ...], as_json: bool, as_csv: bool, **
     from probe.what_if import suppose
 
     found = suppose(file, layers, **options)
-    if as_json:
-        return print_json(found)
-    if as_csv:
-        return print_csv(_csv_rows(found))
+    form.show(found, lambda: _rows(found), lambda: _print(found))
+
+
+def _print(found: Mapping[str, Any]) -> None:
     used, there = found["samples"], found["recorded_samples"]
     samples = f"{used} samples" if used == there else f"the first {used} of {there} samples"
     click.echo(f"t = {found['timestep']} of T = {found['timesteps']}, {samples}; mean squares in units of θ²")
@@ -88,10 +88,9 @@ def command(file: Path, layers: tuple[str, ...], as_json: bool, as_csv: bool, **
     click.echo()
     for note in found["notes"]:
         click.echo(note)
-    return None
 
 
-def _csv_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row an option; of a layer that is left out one with the reason."""
     head = {key: found[key] for key in ("file", "timestep", "samples")}
     rows = []

@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
     "if": Method(stepwise.neurons("if"), "integrate and fire, v(0) = θ/2"),
     "snm": Method(stepwise.neurons("snm"), "a negative spike where v <= -θ and the net count is above 0"),
     "negspike": Method(stepwise.neurons("negspike"), "a negative spike where v < 0 and the net count is above 0"),
-    "srp": Method(stepwise.neurons("srp"), "pre-simulation, then neurons that ended below 0 are silenced"),
+    "srp": Method(stepwise.neurons("srp"), "pre-simulation, then neurons that ended at v <= 0.001·θ are silenced"),
     "srp+negspike": Method(stepwise.neurons("srp+negspike"), "srp, with negative spikes"),
     "cos": Method(cos.Cos, "v(0) shifted by one spike, neuron by neuron, after a pre-simulation", causal=False),
 }

@@ -4,8 +4,8 @@
 
     >>> import probe
     >>> from probe.plots import draw, save
-    >>> with probe.open("recording.h5") as recording:                        # doctest: +SKIP
-    ...     save(draw(recording, "phi", layers="0"), "phi-layer0.png")
+    >>> with probe.open("recording.h5") as recording:
+    ...     path = save(draw(recording, "phi", layers="0"), "phi-layer0.png")
 
 Another kind is one file here and one line in `KINDS`. This module names the kinds without loading matplotlib, and
 none of its neighbours touches `pyplot`: figures are plain objects, and none has to be closed.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
@@ -27,6 +27,9 @@ from probe.recording.seal import SEAL, seal_of
 from probe.recording.shapes import check_statistics
 from probe.recording.structure import Virtual, check_attributes, check_dataset, check_structure
 from probe.spikes import unpack
+
+if TYPE_CHECKING:
+    import xarray
 
 Array = npt.NDArray[Any]
 ALL = slice(None)
@@ -329,10 +332,11 @@ class Recording:
             f"T = {self.timesteps}, {self.record}>"
         )
 
-    def _network(self, name: str) -> Array:
+    def _network(self, name: str, chosen: Any = ()) -> Array:
+        """An array that is no layer's, or what a slice, or a slice of each axis, cuts from it."""
         self.check_sources(name)
         with _reading(self.path, name):
-            values: Array = self._file[name][()]
+            values: Array = self._file[name][chosen]
         return values
 
     @cached_property
@@ -379,6 +383,23 @@ class Recording:
     def grid(self) -> tuple[int, ...]:
         """The t at which statistics are kept."""
         return self.layers[0].grid if self.layers else ()
+
+    def to_xarray(self, layers: Sequence[str | int] | str | int | None = None) -> xarray.DataTree:
+        """The recording as xarray has it; needs the extra, `pip install 'snn-probe[xarray]'`.
+
+        The root has `snn_logits` (sample, timestep, class) and, where there is an ANN, `ann_logits` (sample, class);
+        the group `/layers/0` is `recording.layers[0].to_xarray()`. Arrays are read when they are asked for, so the
+        recording has to stay open until then; `.load()` reads all.
+
+        Args:
+            layers: specs (see `probe.layers.select_layers`); None for all.
+
+        Raises:
+            ProbeError: xarray is not installed or too old, or there is no such layer.
+        """
+        from probe.recording.xarrays import tree_of
+
+        return tree_of(self, layers)
 
 
 class Layer:
@@ -445,6 +466,10 @@ class Layer:
     # ---------------------------------------------------------------------------------------------- arrays
 
     def _stored(self, name: str) -> h5py.Dataset:
+        if not self._group:
+            raise ProbeError(
+                f"{self.recording.path} is closed", expected="an open recording", next_step="read before it is closed"
+            )
         if name not in self._group:
             if name == "silenced":
                 raise ProbeError(f"layer {self.index} has no silenced neurons", expected="a recording of SRP neurons")
@@ -559,6 +584,20 @@ class Layer:
                 return np.asarray(stored[samples])
         activation = self.read("ann_output", samples)
         return activation if self.levels is None else levels_of(activation, self.threshold, self.levels)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The layer's arrays as an xarray.Dataset; needs the extra, `pip install 'snn-probe[xarray]'`.
+
+        Dimensions are sample, timestep (from 1), and channel, row, column of images, neuron of vectors, neuron_0, ...
+        of others. `threshold` and `initial_potential` have those along which they differ, so that they broadcast.
+        Values are read when they are asked for: see `Recording.to_xarray`.
+
+        Raises:
+            ProbeError: xarray is not installed.
+        """
+        from probe.recording.xarrays import dataset_of
+
+        return dataset_of(self)
 
     # ------------------------------------------------------------------------------------------ statistics
 

@@ -23,6 +23,8 @@ FIELDS = {
     "snn_spikes": "spikes", "ann_input": "full", "snn_input": "full", "membrane_potential": "full",
 }  # fmt: skip
 """Array of a layer -> the first preset that holds it."""
+OVER_TIME = ("snn_spikes", "snn_input", "membrane_potential")
+"""Those of them with a timestep axis."""
 SUMS = ("n", "k", "n2", "k2", "nk")
 """The columns of `sums` and `per_sample`: Σn, Σk, Σn², Σk², Σnk."""
 CHUNK_BYTES = 1 << 20
