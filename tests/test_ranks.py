@@ -20,6 +20,7 @@ from probe.cli import main
 from probe.errors import ProbeError
 from probe.recording.joining import appear
 from probe.recording.parts import PartsFolder, parts_folder
+from probe.recording.reader import IncompleteRecording
 from probe.session import plan
 from tests.recordings import differing
 
@@ -146,6 +147,35 @@ def test_ranks_with_other_weights_are_refused(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ merge
+
+
+@pytest.mark.slow
+def test_ranks_without_a_common_disk_say_so_and_their_parts_are_joined(tmp_path: Path) -> None:
+    """Each rank works in a folder of its own, as machines do that share none."""
+    program = tmp_path / "each.py"
+    arguments = ("-T", "4", "--samples", "40", "--batch-size", "10", "--record", "counts", "-o", "r.h5")
+    program.write_text(
+        "import os, sys\nfrom probe.cli import main\n"
+        f"os.chdir({str(tmp_path / 'disk')!r} + os.environ['RANK'])\n"
+        f"sys.argv = ['probe', 'capture', *{arguments!r}]\nmain()\n"
+    )
+    folders = [tmp_path / f"disk{rank}" for rank in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    done = subprocess.run([*launcher, str(program)], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "20 of 40 samples are here; where ranks write to disks of their own, `probe merge`" in done.stderr
+    assert not (folders[1] / "r.h5").exists()
+    with pytest.warns(IncompleteRecording), probe.open(folders[0] / "r.h5") as recording:
+        assert recording.samples == 20
+    result = CliRunner().invoke(
+        main, ["merge", *(str(folder / "r.h5.parts") for folder in folders), "-o", str(tmp_path / "w.h5")]
+    )
+    assert result.exit_code == 0, result.output
+    single = alone(*arguments[:-1], str(tmp_path / "one.h5"))
+    assert single.returncode == 0, single.stderr
+    assert differing(tmp_path / "one.h5", tmp_path / "w.h5") == []
 
 
 @pytest.fixture
