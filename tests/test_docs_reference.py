@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,20 +16,24 @@ from typing import Any
 from urllib.parse import unquote
 
 import click
+import numpy as np
 import pytest
 from click.testing import Result
 
 import probe
 from probe import diagnosis, training
-from probe.attribution import CASES, PIECES, RESIDUALS, TERMS
+from probe.attribution import CASES, PIECES, RESIDUALS, TERMS, Coding
+from probe.attribution.analog import OFFSETS
+from probe.attribution.common import LEVEL_TOLERANCE, TIE
 from probe.cli import COMMANDS, main
 from probe.data import DATA_SETS
 from probe.diagnosis import networks
-from probe.figures import FIGURES
+from probe.figures import FIGURES, RESAMPLES
 from probe.methods import METHODS
 from probe.models import SPIKING
 from probe.plots import KINDS
 from probe.plots.colours import CASE_LABELS, TERM_LABELS
+from probe.recording.behind import PART_BYTES, PART_SECONDS, WAITING_BYTES
 from probe.recording.schema import PRESETS
 from probe.zoo import ZOO
 from tests.conftest import ROOT
@@ -322,16 +327,47 @@ def test_objects_have_the_keys_that_are_described(recordings: Callable[..., Path
         "verify": (file,),
     }  # fmt: skip
     told = {"probe-figures/1": list(probe.error_figures(file))}
+    rows = {}
     for command, arguments in commands.items():
         result = run(*command.split(), *arguments, "--json")
         assert result.exit_code in (0, 1), (command, result.output)
         found = json.loads(result.stdout)
         told[found["schema"]] = list(found)
+        lists = {name: value for name, value in found.items() if isinstance(value, list)}
+        rows |= {(command, name): sorted({key for row in value for key in row}) for name, value in lists.items()
+                 if value and isinstance(value[0], dict)}  # fmt: skip
         assert SCHEMAS[found["schema"]][0] == command
         if command == "unevenness":
             keys = first_column(sections(page("json.md"), 2)["A layer of `probe unevenness`"])
             assert keys == {*found["layers"][0], "reason"}
     assert told == {schema: keys for schema, (_, keys) in SCHEMAS.items()}
+    described = re.findall(r"^\| `(.*?)` \| `(\w+)` \| (.*) \|$", sections(page("json.md"), 2)["Rows"], re.MULTILINE)
+    del rows["unevenness", "layers"]
+    assert {(command, name): sorted(re.findall(r"`(\w+)`", keys)) for command, name, keys in described} == rows
+
+
+# ----------------------------------------------------------------------------------------------------- numbers
+
+
+def test_numbers_that_pages_state_are_those_of_the_code() -> None:
+    measurement, scale = page("measurement.md"), page("scale.md")
+    assert f"where it is more than {LEVEL_TOLERANCE:g} away" in measurement
+    assert f"drawn with replacement, {RESAMPLES:,} times" in measurement
+    assert f"within 10⁻{'⁰¹²³⁴⁵⁶⁷⁸⁹'[round(-math.log10(TIE))]}·θ of one" in measurement
+    assert f"beyond ±{OFFSETS} all are counted together" in measurement
+    assert f"parts, of {PART_BYTES >> 20} MiB or a minute each" in scale
+    assert PART_SECONDS == 60
+    assert f"at most {WAITING_BYTES >> 20} MB wait for it" in scale
+    coding = Coding(levels=4, timestep=4, timesteps=4, initial_potential=0.5)
+    code = coding.encode(np.array([[1]]), np.array([[2]]), np.float32([[0.4]]), np.float32(1.0))
+    pieces = dict(zip(TERMS, coding.decode(code[0], np.array([1])).pieces()[:, 0] / 16, strict=True))
+    told = {0.5: "+½", -0.25: "−¼"}
+    assert f"| unevenness | (2 − 0)/4 | {told[pieces['unevenness']]} |" in measurement
+    assert f"| inherited | 0 − ¼ | {told[pieces['inherited']]} |" in measurement
+    later = Coding(levels=4, timestep=8, timesteps=8, initial_potential=0.0)
+    code = later.encode(np.array([[1]]), np.array([[2]]), np.float32([[2.6]]), np.float32(1.0))
+    row = dict(zip(TERMS, later.decode(code[0], np.array([1])).pieces()[:, 0].tolist(), strict=True))
+    assert f"in 1/32, −{-row['initial_potential']} for v(0), and {row['grid']}\nfor the grid" in measurement
 
 
 # ------------------------------------------------------------------------------------------------------- links

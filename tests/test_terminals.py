@@ -296,6 +296,14 @@ def test_a_reader_that_leaves_is_no_error(words: str, reader: str, there: Path) 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_failed_check_fails_though_its_reader_has_left(there: Path) -> None:
+    command = f"{sys.executable} -m probe check --fail-if 'snn.8 <= 1' | (exec <&-; sleep 3); exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=there, capture_output=True, text=True, check=False, env=environment()
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_rows_of_csv_are_lines_of_a_pipe(there: Path) -> None:
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(piped(there, "unevenness", "--csv").stdout)))
     assert [row["index"] for row in rows] == [str(i) for i in range(6)]

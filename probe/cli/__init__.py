@@ -14,7 +14,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -68,15 +68,6 @@ class Commands(click.Group):
         command: click.Command = import_module(f"probe.cli.{cmd_name.replace('-', '_')}").command
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; that its reader has closed the pipe is no error."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            # What stdout still holds must not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line and exit."""
         extra["standalone_mode"] = False
@@ -87,6 +78,7 @@ class Commands(click.Group):
             # A terminal without Greek letters gets question marks, not half a table.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
+                _let_its_reader_leave(stream)
         if os.environ.get("_PROBE_COMPLETE"):
             self._complete(args, prog_name or "probe", extra)
         # Called with arguments it is part of somebody's program, whose threads would not survive a fork.
@@ -144,6 +136,24 @@ class Commands(click.Group):
             return EXIT_INPUT
         except Exception as error:
             return _ours(error)
+
+
+def _let_its_reader_leave(stream: io.TextIOWrapper) -> None:
+    """A pipe that its reader has closed is no error: the rest goes nowhere, and the exit code stays the command's."""
+    if "write" in vars(stream):
+        return
+
+    def patient(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            try:
+                return method(*arguments)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                return None
+
+        return call
+
+    stream.write, stream.flush = patient(stream.write), patient(stream.flush)  # type: ignore[method-assign]
 
 
 def _ours(error: Exception) -> int:

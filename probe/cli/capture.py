@@ -102,7 +102,7 @@ def _announce(planned: Capture) -> None:
         line = f"  layer {layer.index:<3} {printable(layer.name):<24} {shape:>12}  {bytes_text(sizes[layer.index]):>9}"
         click.echo(line, err=True)
     click.echo(
-        f"  {planned.info.record}: at most {bytes_text(planned.bytes)} before compression, "
+        f"  {planned.info.record}: arrays of at most {bytes_text(planned.bytes)} before compression, "
         f"{len(planned.indices)} samples of {printable(planned.info.data)}, T = {planned.info.timesteps}",
         err=True,
     )
