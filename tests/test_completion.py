@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+from click.shell_completion import CompletionItem
 from click.testing import Result
 
 from probe.cli import COMMANDS
@@ -89,6 +91,8 @@ def asked(shell: str, line: str, folder: Path) -> list[str]:
 def test_bash_completes_what_is_typed(there: Path, bash: Callable[..., list[list[str]]]) -> None:
     (there / "other file.h5").symlink_to(there / "recording.h5")
     (there / "notes.txt").touch()
+    (there / "bro\nken.h5").touch()
+    (there / "broken\nfolder").mkdir()
     lines = {
         "probe ": list(COMMANDS),
         "probe une": ["unevenness"],
@@ -117,6 +121,9 @@ def test_bash_completes_what_is_typed(there: Path, bash: Callable[..., list[list
         "probe layers oth": ["other file.h5"],
         "probe diff recording.h5 re": ["recording.h5"],
         "probe merge recording.h5 oth": ["other file.h5"],
+        "probe layers other\\ ": ["other file.h5"],
+        "probe layers 'other ": ["other file.h5"],
+        "probe layers bro": [],
         "probe layers no": [],
         "probe layers bi": ["bin"],
         "probe nothing --layer ": list(COMMANDS),
@@ -125,45 +132,76 @@ def test_bash_completes_what_is_typed(there: Path, bash: Callable[..., list[list
         assert offered == lines[line], line
 
 
-def test_a_key_in_a_real_terminal(there: Path, bash: Callable[..., list[list[str]]]) -> None:
-    """TAB pressed: readline puts what is left of the word behind the cursor."""
+NEEDED = {
+    "bash": 'bind -x \'"\\C-g": printf "%s\\n" "$READLINE_LINE" >> lines\'',
+    "zsh": 'autoload -U compinit; compinit -u -D; put() { print -r -- "$BUFFER" >> lines }; zle -N put; bindkey ^G put',
+}
+ALONE = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-f", "-i"]}
+"""No file of the user's is read."""
+
+
+def needs(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+
+
+def after_keys(shell: str, *typed: str, folder: Path) -> list[str]:
+    """The lines that stand behind the prompt of a shell in a terminal of its own, after keys were pressed."""
     import pty
     import select
 
+    needs(shell)
+    (folder / "lines").touch()
     child, master = pty.fork()
     if not child:
-        os.chdir(there)
-        path = f"{there / 'bin'}:{os.environ['PATH']}"
-        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"],
-                   {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PS1": "ready ", "TERM": "dumb",
-                    "INPUTRC": os.devnull})  # fmt: skip
-    seen = b""
+        os.chdir(folder)
+        path = f"{folder / 'bin'}:{os.environ['PATH']}"
+        os.execvpe(
+            shell,
+            ALONE[shell],
+            {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "TERM": "dumb", "INPUTRC": os.devnull},
+        )
 
-    def until(text: bytes) -> None:
-        nonlocal seen
-        end = time.monotonic() + 60
-        while text not in seen and time.monotonic() < end:
-            if select.select([master], [], [], 0.2)[0]:
+    def written(lines: int) -> list[str]:
+        seen, end = b"", time.monotonic() + 60
+        while time.monotonic() < end:
+            if select.select([master], [], [], 0.1)[0]:
                 seen += os.read(master, 65536)
-        assert text in seen, seen
-        seen = seen.split(text, 1)[1]
+            there = (folder / "lines").read_text().splitlines()
+            if len(there) == lines:
+                return there
+        raise AssertionError(seen)
 
     try:
-        until(b"ready")
-        os.write(master, b'eval "$(probe completion bash)"; echo lo""aded\r')
-        until(b"loaded")
-        for typed, whole in (
-            (b"echo x; probe unev", b"unevenness "),
-            (b" --layer hid", b"hidden.act "),
-            (b"\x15probe capture zoo:dig", b"zoo:digits "),
-            (b"\x15probe layers rec", b"recording.h5 "),
-        ):
-            os.write(master, typed + b"\t")
-            until(whole)
+        os.write(master, f'{NEEDED[shell]}; eval "$(probe completion {shell})"; echo ready >> lines\r'.encode())
+        written(1)
+        for done, keys in enumerate(typed, 2):
+            # The line is emptied, and ^G puts what it has become into the file.
+            os.write(master, b"\x15" + keys.encode() + b"\x07")
+            last = written(done)
+        return last[1:]
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
         os.close(master)
+
+
+def test_a_key_in_a_real_terminal(there: Path, bash: Callable[..., list[list[str]]]) -> None:
+    """TAB pressed: readline puts what is left of the word behind the cursor."""
+    for name in ("zz.h5", "mm.h5", "aa.h5", "a b.h5"):
+        (there / name).symlink_to(there / "recording.h5")
+    pressed = {
+        "echo x; probe unev\t": "echo x; probe unevenness ",
+        "probe unevenness --layer hid\t": "probe unevenness --layer hidden.act ",
+        "probe unevenness --layer=hid\t": "probe unevenness --layer=hidden.act ",
+        "probe capture zoo:dig\t": "probe capture zoo:digits ",
+        "probe layers rec\t": "probe layers recording.h5 ",
+        "probe layers a\\ \t": "probe layers a\\ b.h5 ",
+        # All that is offered, in the order in which it is: files by name, layers as in the network.
+        "probe layers \x1b*": "probe layers a\\ b.h5 aa.h5 bin mm.h5 recording.h5 zz.h5 ",
+        "probe unevenness --layer \x1b*": f"probe unevenness --layer {' '.join(LAYERS)} ",
+    }
+    assert after_keys("bash", *pressed, folder=there) == list(pressed.values())
 
 
 # ----------------------------------------------------------------------------------------------- other shells
@@ -179,15 +217,73 @@ def test_zsh_gets_help_beside_names(there: Path) -> None:
     assert all(text != "_" for text in commands[2::3])
 
 
+def test_zsh_keeps_the_option_before_its_value(there: Path, bash: Callable[..., list[list[str]]]) -> None:
+    pressed = {
+        "probe unevenness --layer=hid\t": "probe unevenness --layer=hidden.act ",
+        "probe unevenness --layer hid\t": "probe unevenness --layer hidden.act ",
+        "probe capture --data=cifar10-\t": "probe capture --data=cifar10-jpeg: ",
+        "probe capture --output=rec\t": "probe capture --output=recording.h5 ",
+        "probe layers rec\t": "probe layers recording.h5 ",
+        "probe unevenness --lay\t": "probe unevenness --layer ",
+    }
+    assert after_keys("zsh", *pressed, folder=there) == list(pressed.values())
+
+
+def fish(folder: Path, *lines: str) -> list[list[str]]:
+    """What a fish that has run the script offers for lines: words, and behind a tab their help."""
+    needs("fish")
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", "probe completion fish | source\nfor l in $argv; complete -C $l; echo END; end",
+         "--", *lines], cwd=folder, capture_output=True, text=True, check=True, timeout=200,
+        env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stderr == ""
+    return [answer.splitlines() for answer in done.stdout.split("END\n")[:-1]]
+
+
+def test_a_real_fish_completes_what_is_typed(there: Path, bash: Callable[..., list[list[str]]]) -> None:
+    lines = {
+        "probe une": ["unevenness"],
+        "probe unevenness --layer hid": ["hidden.act"],
+        "probe unevenness --layer=hid": ["--layer=hidden.act"],
+        "probe capture --output=rec": ["--output=recording.h5"],
+        "probe capture --data=mn": ["--data=mnist"],
+        "probe capture zoo:d": ["zoo:digits"],
+        "probe layers re": ["recording.h5"],
+        "probe layers bi": ["bin/"],
+        "probe sweep --methods if,s": [f"if,{name}" for name in NEURONS if name.startswith("s")],
+    }
+    for line, offered in zip(lines, fish(there, *lines), strict=True):
+        assert [word.split("\t")[0] for word in offered] == sorted(lines[line]), line
+
+
+def test_fish_shows_help_with_commas_whole(there: Path, bash: Callable[..., list[list[str]]]) -> None:
+    from probe.cli.unevenness import command
+
+    told = {option.opts[-1]: option.help for option in command.params if isinstance(option, click.Option)}
+    assert "," in told["--layer"]
+    (offered,) = fish(there, "probe unevenness --")
+    shown = dict(word.split("\t") for word in offered)
+    assert {name: shown[name] for name in ("--layer", "--json", "--table")} == {
+        name: told[name] for name in ("--layer", "--json", "--table")
+    }
+
+
 def test_fish_gets_help_beside_names(there: Path) -> None:
-    """The lines of click's own protocol, which differ by its version; the words in them do not."""
-    for line, words in {
-        "probe unevenness --layer hid": ["plain", "hidden.act", "layer 5"],
-        "probe plot feat": ["plain", "features"],
-        "probe layers re": ["file", "re"],
+    for line, told in {
+        "probe unevenness --layer hid": "plain,hidden.act\tlayer 5",
+        "probe unevenness --layer=hid": "plain,hidden.act\tlayer 5",
+        "probe unevenness --js": "plain,--json\tPrint JSON, a stable contract.",
+        "probe sweep --methods if,sn": "plain,if,snm",
+        "probe plot feat": "plain,features",
+        "probe layers re": "file,re",
     }.items():
-        told = [word for text in asked("fish", line, there) for word in re.split(r"[,\t]", text)]
-        assert [word for word in told if word != "_"] == words
+        assert asked("fish", line, there) == [told]
+
+
+def test_help_of_several_lines_is_one_for_fish() -> None:
+    shell = CLASSES["fish"](click.Group(), {}, "probe", VARIABLE)
+    assert shell.format_completion(CompletionItem("a", help="b,\n\tc")) == "plain,a\tb, c"
 
 
 def test_the_command_prints_the_script_of_each_shell(run: Run) -> None:
@@ -198,6 +294,9 @@ def test_the_command_prints_the_script_of_each_shell(run: Run) -> None:
     assert run("completion", "tcsh").exit_code == 2
     checked = subprocess.run(["bash", "-n"], input=script("bash"), capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+    # What is changed in click's script is found in it.
+    assert "compset -P" in script("zsh")
+    assert " -U" not in script("zsh")
     help_text = ok(run("completion", "--help"))
     assert 'eval "$(probe completion bash)"' in help_text
 
@@ -302,6 +401,13 @@ def test_a_layer_whose_name_is_a_number_is_offered_by_its_index(tmp_path: Path) 
     assert asked("zsh", "probe unevenness --layer ", tmp_path) == [
         "plain", "0", "layer 0, called 1", "plain", "1", "layer 1, called 0", "plain", "act", "layer 2",
     ]  # fmt: skip
+
+
+def test_layers_of_one_name_are_offered_once(tmp_path: Path) -> None:
+    write_recording(tmp_path / "recording.h5", ["act", "b", "act", "1", "1"], shape=(2,), record="stats")
+    assert asked("bash", "probe unevenness --layer ", tmp_path) == ["plain,act", "plain,b", "plain,3", "plain,4"]
+    assert asked("zsh", "probe unevenness --layer a", tmp_path) == ["plain", "act", "layer 0"]
+    assert asked("bash", "probe unevenness --layer 2", tmp_path) == ["plain,2"]
 
 
 def test_many_layers_are_offered_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

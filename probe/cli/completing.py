@@ -43,8 +43,9 @@ BASH = r"""%(complete_func)s() {
             dir) compopt -o dirnames 2>/dev/null ;;
             file) compopt -o default 2>/dev/null ;;
             recording)
-                compopt -o filenames -o default 2>/dev/null
-                while IFS= read -r name; do COMPREPLY+=("$name"); done \
+                compopt +o nosort -o filenames -o default 2>/dev/null
+                # Half of a name with a line break is none.
+                while IFS= read -r name; do [[ -e ${name/#~\//~/} ]] && COMPREPLY+=("$name"); done \
                     < <(compgen -f -X '!*.h5' -- "$value"; compgen -d -- "$value") ;;
         esac
     done < <(env PROBE_LINE="${COMP_LINE:0:COMP_POINT}" PROBE_BREAKS="$COMP_WORDBREAKS" \
@@ -53,6 +54,30 @@ BASH = r"""%(complete_func)s() {
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 """Unlike click's it keeps names with spaces and stars whole, knows words with colons, and finds recordings."""
+
+ZSH = ZshComplete.source_template.replace(" -U", "").replace(
+    "%(complete_func)s() {\n", "%(complete_func)s() {\n    compset -P 1 '--*='\n", 1
+)
+"""click's, but it leaves `--option=` where it is: zsh does not put back what was set aside before matches of -U."""
+
+FISH = r"""function %(complete_func)s
+    set -l before (string match -r -- '^--[^=]*=|^' (commandline -ct))
+    for line in (env %(complete_var)s=fish_complete COMP_WORDS=(commandline -cp) COMP_CWORD=(commandline -ct) \
+            %(prog_name)s 2>/dev/null)
+        set -l parts (string split -m 1 , -- $line)
+        switch $parts[1]
+            case plain
+                printf '%%s\n' $before$parts[2]
+            case dir
+                printf '%%s\n' $before(__fish_complete_directories $parts[2])
+            case file
+                printf '%%s\n' $before(__fish_complete_path $parts[2])
+        end
+    end
+end
+complete --no-files --command %(prog_name)s --arguments '(%(complete_func)s)'
+"""
+"""Unlike click's it keeps what stands behind a comma, and `--option=`."""
 
 
 class Bash(BashComplete):
@@ -63,8 +88,9 @@ class Bash(BashComplete):
     def get_completion_args(self) -> tuple[list[str], str]:
         """From the line: bash cuts words at colons too, and `zoo:digits` is one."""
         line = os.environ.get("PROBE_LINE", "")
-        words = split_arg_string(line)
-        incomplete = words.pop() if words and not line[-1].isspace() else ""
+        # A space at the end may be part of the last word, or part it from an empty one: one more letter tells.
+        *words, last = split_arg_string(line + "_")
+        incomplete = last[:-1]
         self.behind = ""
         if ":" in os.environ.get("PROBE_BREAKS", ":"):
             self.behind = incomplete[: incomplete.rfind(":") + 1]
@@ -75,23 +101,25 @@ class Bash(BashComplete):
         return f"{item.type},{str(item.value).removeprefix(self.behind)}"
 
 
-class _OfFiles:
-    """For a shell whose script knows files, and no recordings."""
-
-    def format_completion(self, item: CompletionItem) -> str:
-        """As click does."""
-        if item.type == RECORDING:
-            item = CompletionItem(item.value, "file")
-        told: str = super().format_completion(item)  # type: ignore[misc]
-        return told
-
-
-class Zsh(_OfFiles, ZshComplete):
+class Zsh(ZshComplete):
     """zsh."""
 
+    source_template = ZSH
 
-class Fish(_OfFiles, FishComplete):
+    def format_completion(self, item: CompletionItem) -> str:
+        """As click does, for its script knows files, and no recordings."""
+        return super().format_completion(CompletionItem(item.value, "file") if item.type == RECORDING else item)
+
+
+class Fish(FishComplete):
     """fish."""
+
+    source_template = FISH
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """In a line, whatever the version of click."""
+        kind = "file" if item.type == RECORDING else item.type
+        return f"{kind},{item.value}" + (f"\t{' '.join(item.help.split())}" if item.help else "")
 
 
 CLASSES: dict[str, type[ShellComplete]] = {"bash": Bash, "zsh": Zsh, "fish": Fish}
@@ -158,7 +186,12 @@ def layers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
         for index, name in found
     ]
     indices = [CompletionItem(str(index), help=name) for index, name in found]
-    return [item for item in (indices if incomplete[:1].isdigit() else names) if item.value.startswith(incomplete)]
+    offered = indices if incomplete[:1].isdigit() else names
+    # Layers may share a name: the first tells its index.
+    once: dict[str, CompletionItem] = {}
+    for item in offered:
+        once.setdefault(item.value, item)
+    return [item for value, item in once.items() if value.startswith(incomplete)]
 
 
 def _recording_of(ctx: click.Context) -> Path | None:
