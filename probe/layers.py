@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import operator
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from probe.errors import ProbeError
+from probe.printable import shortened
 
 
 class Named(Protocol):
@@ -24,6 +27,24 @@ class Named(Protocol):
 
 
 L = TypeVar("L", bound=Named)
+
+
+def specs_of(layers: Sequence[str | int] | str | int | None) -> Sequence[str | int]:
+    """What was given for layers as a sequence of specs, where a single one will do; none for None.
+
+    Raises:
+        ProbeError: it is neither a spec nor a sequence of them.
+    """
+    if layers is None:
+        return ()
+    if isinstance(layers, str):
+        return (layers,)
+    if not isinstance(layers, bool):
+        with suppress(TypeError):
+            return (operator.index(layers),)  # type: ignore[arg-type]
+        with suppress(TypeError):
+            return tuple(layers)  # type: ignore[arg-type]
+    raise ProbeError(f"layers {shortened(repr(layers), 60)}", expected="an index, a name or a list of those")
 
 
 def select_layers(layers: Sequence[L], specs: Sequence[str | int]) -> list[L]:
@@ -43,18 +64,19 @@ def select_layers(layers: Sequence[L], specs: Sequence[str | int]) -> list[L]:
     for spec in specs:
         found = _match(layers, str(spec).strip())
         if not found:
-            raise ProbeError(f"no layer {spec}", expected=_expected(layers, str(spec)), next_step="see `probe layers`")
+            said = shortened(str(spec), 200)
+            raise ProbeError(f"no layer {said}", expected=_expected(layers, str(spec)), next_step="see `probe layers`")
         chosen.update({layer.index: layer for layer in found})
     return [layer for layer in layers if layer.index in chosen]
 
 
 def _match(layers: Sequence[L], spec: str) -> list[L]:
-    if re.fullmatch(r"-?\d+", spec):
+    if re.fullmatch(r"-?[0-9]{1,18}", spec):
         index = int(spec)
         if index < 0:
             return list(layers[index : index + 1 or None]) if -index <= len(layers) else []
         return [layer for layer in layers if layer.index == index]
-    if re.fullmatch(r"(-?\d+)?:(-?\d+)?(:-?\d+)?", spec):
+    if re.fullmatch(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(:-?[0-9]{1,18})?", spec):
         parts = [int(part) if part else None for part in spec.split(":")]
         if len(parts) == 3 and parts[2] == 0:
             return []

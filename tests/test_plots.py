@@ -134,6 +134,13 @@ def test_the_stairs_round_a_to_the_grid_of_t(recording: Recording, timestep: int
     assert stairs.get_ydata()[step] * timestep == pytest.approx(count)
 
 
+def test_neurons_that_promise_no_even_count_get_no_stairs(full: Path) -> None:
+    with probe.open(full) as recording:
+        assert len(draw(recording, "phi", layers=1).axes[0].lines) == 2
+        recording.layers[1].traits["reset"] = "zero"
+        assert len(draw(recording, "phi", layers=1).axes[0].lines) == 1
+
+
 @pytest.mark.parametrize("initial", [-0.25, 0.0, 0.3, 0.5, 1.0, 1.7])
 def test_the_stairs_for_any_initial_potential(initial: float) -> None:
     from probe.plots.phi_against_a import stairs

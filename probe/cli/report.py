@@ -23,8 +23,7 @@ def command(files: tuple[Path, ...], output: Path, overwrite: bool) -> None:
               probe report before.h5 after.h5 -o both.html
     """
     from probe.cli.common import bytes_text
-    from probe.reporting import check_target, report
+    from probe.reporting import report
 
-    check_target(output, overwrite=overwrite)
     written = report(files or "recording.h5", output, overwrite=overwrite)
     click.echo(f"{written}: {bytes_text(written.stat().st_size)}")

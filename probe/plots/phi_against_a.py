@@ -7,6 +7,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
+from probe.attribution import why_not_even
 from probe.plots.choice import counted
 from probe.plots.colours import MAP, RED
 from probe.plots.style import layer_title, legend_below
@@ -17,7 +18,8 @@ def draw_phi(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
     """Draw the joint histogram of a (k·θ/L, or of a ReLU to the nearest spike) and φ(t) = n·θ/t, in units of θ.
 
     The stairs are n = clip(⌊t·a/θ + v(0)/θ⌋, 0, t), the count that an input equal to a, spread evenly, would give;
-    where they leave the identity line is the error that the grid of t allows at best.
+    where they leave the identity line is the error that the grid of t allows at best. Neurons that do not promise it
+    have none.
 
     Args:
         axes: to draw on.
@@ -42,12 +44,14 @@ def draw_phi(axes: Axes, layer: Layer, timestep: int | None = None) -> Axes:
     )
     axes.figure.colorbar(mesh, ax=axes, label="neurons (samples × neurons)")
     axes.plot([0, 1], [0, 1], "--", color="black", lw=1.0, label="φ = a")
-    a, count = stairs(t, layer.initial_fraction)
-    # A ReLU goes on beyond θ, where the neuron fires at every timestep.
-    end = max(1.0, (shown.shape[1] - 0.5) / steps) if layer.levels is None else 1.0
-    axes.step(
-        np.append(a, end), np.append(count, count[-1]) / t, where="post", color=RED, lw=1.3, label="exact conversion"
-    )
+    if why_not_even(layer.traits, layer.initial_fraction) is None:
+        a, count = stairs(t, layer.initial_fraction)
+        # A ReLU goes on beyond θ, where the neuron fires at every timestep.
+        end = max(1.0, (shown.shape[1] - 0.5) / steps) if layer.levels is None else 1.0
+        axes.step(
+            np.append(a, end), np.append(count, count[-1]) / t, where="post", color=RED, lw=1.3,
+            label="exact conversion",
+        )  # fmt: skip
     axes.set_facecolor("#F2F2F2")
     axes.set_xlabel("activation a / θ" + ("" if layer.levels else ", to the nearest spike"))
     axes.set_ylabel(f"SNN output φ({'T' if t == layer.recording.timesteps else 't'}) / θ")

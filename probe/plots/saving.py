@@ -46,6 +46,6 @@ def save(figure: Figure, path: str | Path, *, overwrite: bool = True) -> Path:
     from probe.plots import style
 
     suffix = file.suffix.lower()
-    with style.applied(), replacing(file) as unfinished:
+    with style.applied(), replacing(file, overwrite=overwrite) as unfinished:
         figure.savefig(unfinished, format=suffix[1:], **FORMATS[suffix])
     return file

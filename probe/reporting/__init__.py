@@ -13,6 +13,9 @@ from pathlib import Path
 
 from probe.errors import ProbeError
 from probe.recording import Recording, open_recording
+from probe.writing import check_file, replacing
+
+SUFFIXES = (".html", ".htm")
 
 BUDGET = 10_000_000
 """Bytes that single samples may take; with a table for each layer and t the file stays below 15 MB."""
@@ -43,35 +46,10 @@ def report(
     chosen = [recordings] if isinstance(recordings, Recording | str | Path) else list(recordings)
     if not 1 <= len(chosen) <= 2:
         raise ProbeError(f"{len(chosen)} recordings", expected="one, or two to be laid side by side")
-    target = check_target(output, overwrite=overwrite)
+    target = check_file(output, SUFFIXES, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
         opened = [one if isinstance(one, Recording) else stack.enter_context(open_recording(one)) for one in chosen]
         text = page(contents(opened, BUDGET))
-    unfinished = target.with_name(target.name + ".tmp")
-    try:
+    with replacing(target) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(target)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise ProbeError(
-            f"{target} cannot be written ({error.strerror or error})", expected="a writable folder with free space"
-        ) from None
-    return target
-
-
-def check_target(path: str | Path, *, overwrite: bool) -> Path:
-    """Where the page can be written, before any work is done for it.
-
-    Raises:
-        ProbeError: no HTML file, no folder, or a file that may not be replaced.
-    """
-    target = Path(path)
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise ProbeError(f"{target}", expected="a file name that ends in .html", next_step="pass -o report.html")
-    if not target.parent.is_dir():
-        raise ProbeError(
-            f"no folder {target.parent}", expected="an existing folder", next_step="create it or write elsewhere"
-        )
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise ProbeError(f"{target} exists", expected="a new file", next_step="pass --overwrite, or -o FILE")
     return target

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from probe.analysis import accuracy, layer_table, right_answers, unevenness
 from probe.attribution import CASES, PIECES, RESIDUAL_BINS_PER_THRESHOLD, RESIDUAL_EDGES, why_not_even
@@ -16,6 +17,7 @@ from probe.plots.colours import CASE_COLOURS, CASE_LABELS, RESIDUAL_COLOURS, TER
 from probe.printable import printable
 from probe.recording import Layer, Recording
 from probe.reporting.single import (
+    Detail,
     affordable,
     maps,
     rate_map,
@@ -40,6 +42,10 @@ WORDS = {
     "bins_per_threshold": RESIDUAL_BINS_PER_THRESHOLD,
 }
 """The words and colours of every picture, and the bins of the residual potential."""
+MOST_CELLS = 4096
+"""Cells of a histogram of a and n, for more would neither be told apart nor fit: only ReLUs at large t have them."""
+
+Array = npt.NDArray[Any]
 
 
 def contents(recordings: Sequence[Recording], budget: int) -> dict[str, Any]:
@@ -54,18 +60,24 @@ def contents(recordings: Sequence[Recording], budget: int) -> dict[str, Any]:
         `difference` (of two, as `probe.diff` has it; None where no layer is in both).
     """
     first = recordings[0]
-    samples = telling_samples(first, affordable(first, budget / len(recordings)).samples)
-    pages = [_recording(first, budget / len(recordings), samples, None)]
+    # Of both alike, so that the same neurons stand in the same places.
+    detail = affordable(recordings, budget)
+    samples = telling_samples(first, detail.samples)
+    pages = [_recording(first, detail, samples, {})]
     pairs = [(layer.index, None) for layer in first.layers]
     if len(recordings) == 1:
         return {"words": WORDS, "recordings": pages, "rows": _rows(recordings, pairs), "difference": None}
     second = recordings[1]
     paired = pair_layers(first.layers, second.layers)
     same = why_unpaired(first, second) is None
-    like = {other.index: layer for layer, other in paired if same and layer.shape == other.shape}
+    like = {
+        other.index: layer
+        for layer, other in paired
+        if same and layer.shape == other.shape and layer.has("spike_count")
+    }
     if not same:
-        samples = telling_samples(second, affordable(second, budget / 2).samples)
-    pages.append(_recording(second, budget / 2, samples, like))
+        samples = telling_samples(second, detail.samples)
+    pages.append(_recording(second, detail, samples, like))
     found = {layer.index: other.index for layer, other in paired}
     both: list[tuple[int | None, int | None]] = [(layer.index, found.get(layer.index)) for layer in first.layers]
     both += [(None, layer.index) for layer in second.layers if layer.index not in found.values()]
@@ -84,23 +96,22 @@ def _rows(recordings: Sequence[Recording], pairs: Sequence[tuple[int | None, int
 
 
 def _recording(
-    recording: Recording, budget: float, samples: Sequence[int], like: dict[int, Layer] | None
+    recording: Recording, detail: Detail, samples: Sequence[int], like: Mapping[int, Layer]
 ) -> dict[str, Any]:
     """One recording: what is said of the network, and of each layer.
 
     Args:
         recording: an open one.
-        budget: bytes that single samples may take.
+        detail: how much of single samples is shown.
         samples: to be shown.
-        like: of the second of two, the layers of the first whose neurons are to be shown here, too.
+        like: of the second of two, the layers of the first whose neurons are shown here too, by this one's indices.
     """
     grid = shown_timesteps(recording)
     rows = {t: _at(recording, t) for t in grid}
     table = {row["index"]: row for row in layer_table(recording)["layers"]}
-    detail = affordable(recording, budget)
     layers = []
     for layer in recording.layers:
-        chosen = like.get(layer.index, layer) if like else layer
+        chosen = like.get(layer.index, layer)
         shown = []
         for sample in samples:
             neurons = telling_neurons(chosen, sample, detail.neurons)
@@ -143,19 +154,33 @@ def _at(recording: Recording, timestep: int) -> dict[int, dict[str, Any]]:
 
 
 def _pictures(layer: Layer, timestep: int) -> dict[str, Any]:
-    """Two histograms: `phi` (columns, lowest n, rows from it, neurons by row and column) and the residual potential."""
+    """Two histograms: `phi`, of a and n, and `bins`, of the residual potential.
+
+    The cells of `phi` are [a in `steps` of θ, n, neurons]; with a `block` above 1, so many a and n from these on.
+    """
     statistics, coding = layer.statistics_at(timestep), layer.coding(timestep)
     if statistics is None or coding is None:
         return {"phi": None, "bins": None}
     of_a, phi, number = coding.points(statistics)
     steps = coding.levels or timestep
     column, row = np.rint(of_a * steps).astype(int).clip(0), np.rint(phi * timestep).astype(int)
-    cells = np.stack([column, row, number], 1)
+    block, cells = _cells(column, row, number)
     even = why_not_even(layer.traits, layer.initial_fraction) is None
     return {
-        "phi": {"steps": steps, "cells": cells.tolist()},
+        "phi": {"steps": steps, "block": block, "cells": cells.tolist()},
         "bins": statistics.residual.tolist() if even else None,
     }
+
+
+def _cells(column: Array, row: Array, number: Array) -> tuple[int, Array]:
+    """Joined in blocks of 1, 2, 4, ... columns and rows until they are no more than `MOST_CELLS`; blocks start at 0."""
+    block = 1
+    while True:
+        places, of = np.unique(np.stack([column, row], 1) // block * block, axis=0, return_inverse=True)
+        if len(places) <= MOST_CELLS:
+            joined = np.bincount(of.ravel(), number, len(places)).astype(np.int64)
+            return block, np.column_stack([places, joined])
+        block *= 2
 
 
 def _layer(layer: Layer, row: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["plain"] = plain
+    # What is no number for JSON would leave a page that shows nothing.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 
 
@@ -93,7 +95,9 @@ def _difference_told(difference: Mapping[str, Any] | None) -> str:
     if difference is None:
         return ""
     snn = difference["accuracy"]["snn"]
-    change = f"{100 * snn['difference']:+.2f} points" if snn["difference"] is not None else "unknown"
+    change = "unknown"
+    if snn["difference"] is not None:
+        change = f"{100 * snn['difference']:+.2f} points".replace("-", "−")
     beyond = {True: ", beyond sampling noise", False: ", within sampling noise", None: ""}[snn["beyond_noise"]]
     verdicts = [row["verdict"] for row in difference["layers"]]
     counted = [f"{verdicts.count(word)} {text}" for word, text in

@@ -7,6 +7,7 @@ gets wrong and the ANN right, neurons with the largest error and the most active
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -60,21 +61,24 @@ def shown_timesteps(recording: Recording) -> list[int]:
     return list(recording.grid or time_grid(recording.timesteps))
 
 
-def affordable(recording: Recording, budget: float) -> Detail:
-    """The most detail that takes no more than `budget` bytes of the page."""
-    return next(
-        (one for one in DETAILS if sum(_bytes(layer, one) for layer in recording.layers) <= budget), DETAILS[-1]
-    )
+def affordable(recordings: Sequence[Recording], budget: float) -> Detail:
+    """The most detail that takes no more than `budget` bytes of the page, of all recordings together."""
+    layers = [layer for recording in recordings for layer in recording.layers]
+    return next((one for one in DETAILS if sum(_bytes(layer, one) for layer in layers) <= budget), DETAILS[-1])
 
 
 def _bytes(layer: Layer, detail: Detail) -> float:
     """About what a layer takes on the page, with base64's four bytes for three."""
-    timesteps, grid = layer.recording.timesteps, len(shown_timesteps(layer.recording))
-    traces = detail.neurons * timesteps * (9 if layer.has("snn_input") else 1)
-    shape = (layer.shape[0], layer.shape[1], layer.shape[2]) if len(layer.shape) > 2 else (1, ROW, ROW)
-    cells = min(shape[0], detail.channels) * min(shape[1], detail.side) * min(shape[2], detail.side)
-    rates = min(RATE_MAP[0], shape[0]) * min(RATE_MAP[1], shape[1] * shape[2]) * grid
-    return 4 / 3 * (rates + detail.samples * (traces + cells * (4 + grid * (1 if timesteps < 128 else 2))))
+    timesteps, spikes = layer.recording.timesteps, layer.has("snn_spikes")
+    at = len(shown_timesteps(layer.recording)) if spikes else 1
+    traces = min(detail.neurons, layer.neurons) * timesteps * (9 if layer.has("snn_input") else 1) if spikes else 0
+    channels, rows, columns = _in_maps(layer.shape)
+    stride = _stride(layer.shape, detail.side)
+    cells = min(channels, detail.channels) * -(-rows // stride) * -(-columns // stride)
+    maps = cells * (4 + at * (1 if timesteps < 128 else 2)) if layer.has("spike_count") else 0
+    height, width = (rows, columns) if len(layer.shape) < 3 else (channels, rows * columns)
+    rates = min(RATE_MAP[0], height) * min(RATE_MAP[1], width) * at
+    return 4 / 3 * (rates + detail.samples * (traces + maps))
 
 
 def telling_samples(recording: Recording, number: int) -> list[int]:
@@ -121,7 +125,8 @@ def traces(layer: Layer, sample: int, neurons: Sequence[int]) -> dict[str, Any] 
     timesteps = layer.recording.timesteps
     spikes = layer.read("snn_spikes", sample).reshape(timesteps, -1)[:, chosen].T.astype(np.int8)
     threshold = np.broadcast_to(layer.threshold, (1, *layer.shape)).reshape(-1)[chosen].astype(np.float32)
-    start = (threshold * layer.initial_fraction).astype(np.float32)
+    # In float64 first, as `probe.trace` has it.
+    start = (threshold.astype(np.float64) * layer.initial_fraction).astype(np.float32)
     found: dict[str, Any] = {
         "neurons": [int(one) for one in chosen], "threshold": _numbers(threshold), "start": _numbers(start),
         "a": _numbers(layer.read("ann_output", sample).reshape(-1)[chosen]) if layer.has("ann_output") else None,
@@ -148,9 +153,10 @@ def maps(layer: Layer, sample: int, detail: Detail) -> dict[str, Any] | None:
     """Feature maps of the strongest channels of one sample: a, and n at each t of the grid (at T alone without spikes).
 
     Returns:
-        `at` (the t), `names` (of the channels), `rows`, `columns`, `stride` and `height` (rows in all), and as base64
-        `a` (channel, row, column) float32 in units of θ and `n` (t, channel, row, column), NaN and 0 where a long
-        vector leaves the last row unfilled; None where the recording holds no counts.
+        `at` (the t), `channels`, `height` and `width` (rows and columns of a channel), `stride` (one neuron of so many
+        is shown, down and across), `rows` and `columns` (that are shown), and as base64 `a` (channel, row, column)
+        float32 in units of θ and `n` (t, channel, row, column) of so many `bytes` each, NaN and 0 where a vector leaves
+        the last row unfilled; None where the recording holds no counts.
     """
     if not layer.has("spike_count") or not detail.channels:
         return None
@@ -158,15 +164,16 @@ def maps(layer: Layer, sample: int, detail: Detail) -> dict[str, Any] | None:
     channels = strongest_channels(phi, a, detail.channels) if len(layer.shape) > 2 else [0]
     at, counts = _counts(layer, sample)
     shown = [_as_maps(one)[channels] for one in counts]
-    stride = max(1, -(-max(shown[0].shape[1:]) // max(detail.side, 1)))
-    if len(layer.shape) == 1:
-        stride = 1 if shown[0].size <= ROW * ROW else -(-shown[0].shape[1] // ROW)
+    stride = _stride(layer.shape, detail.side)
     thinned = np.stack(shown)[:, :, ::stride, ::stride]
+    # Neurons with several spikes a step have counts above T.
+    largest = np.abs(thinned).max(initial=0)
+    kind = next(one for one in (np.int8, np.int16, np.int32) if largest <= np.iinfo(one).max)
+    _, height, width = _in_maps(layer.shape)
     found: dict[str, Any] = {
-        "at": at, "names": [f"channel {channel}" if len(layer.shape) > 2 else "" for channel in channels],
-        "rows": thinned.shape[2], "columns": thinned.shape[3], "stride": stride, "height": shown[0].shape[1],
-        "n": packed(thinned.astype(np.int8 if layer.recording.timesteps < 128 else np.int16)),
-        "bytes": 1 if layer.recording.timesteps < 128 else 2,
+        "at": at, "channels": channels, "height": height, "width": width, "stride": stride,
+        "rows": thinned.shape[2], "columns": thinned.shape[3],
+        "n": packed(thinned.astype(kind)), "bytes": np.dtype(kind).itemsize,
     }  # fmt: skip
     if a is not None:
         found["a"] = packed(_as_maps(a)[channels][:, ::stride, ::stride].astype(np.float32))
@@ -183,16 +190,28 @@ def _counts(layer: Layer, sample: int) -> tuple[list[int], list[Array]]:
     return grid, [total[t - 1] for t in grid]
 
 
+def _in_maps(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, rows and columns in which a layer is shown; a vector breaks into rows of 64."""
+    if len(shape) > 2:
+        return shape[0], shape[1], math.prod(shape[2:])
+    if len(shape) == 2:
+        return 1, *shape
+    return 1, -(-shape[0] // ROW), min(ROW, shape[0])
+
+
+def _stride(shape: tuple[int, ...], side: int) -> int:
+    """One neuron of so many is shown, down and across, so that a map has at most `side` rows and columns."""
+    _, rows, columns = _in_maps(shape)
+    # The only map of a layer may be larger.
+    return max(1, -(-max(rows, columns) // (max(side, 1) if len(shape) > 2 else ROW)))
+
+
 def _as_maps(values: Array) -> Array:
-    """(*neuron) as (channel, row, column); a vector breaks into rows of 64, filled up with NaN or 0."""
-    if values.ndim > 2:
-        return values.reshape(*values.shape[:2], -1)
-    if values.ndim == 2:
-        return values[None]
-    rows, width = -(-values.size // ROW), min(ROW, values.size)
-    padded = np.full(rows * width, np.nan if values.dtype.kind == "f" else 0, values.dtype)
-    padded[: values.size] = values
-    return padded.reshape(1, rows, width)
+    """(*neuron) as (channel, row, column); a vector is filled up with NaN or 0."""
+    shape = _in_maps(values.shape)
+    padded = np.full(math.prod(shape), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+    padded[: values.size] = values.ravel()
+    return padded.reshape(shape)
 
 
 # -------------------------------------------------------------------------------------------- of many samples
@@ -202,17 +221,18 @@ def rate_map(layer: Layer) -> dict[str, Any]:
     """Firing rate by channel and place, averaged in blocks where the layer is large; at each t where spikes are kept.
 
     Returns:
-        `at` (the t), `samples` (of how many it is the mean), `rows`, `columns`, `block` (channels and places of one
-        cell), `low` and `high`, and `values` as base64 (t, row, column) bytes from 0 (low) to 255 (high).
+        `at` (the t), `samples` (of how many it is the mean), `width` (places of a channel), `rows`, `columns`, `block`
+        (channels and places of one cell), `low` and `high` in spikes per timestep, and `values` as base64 (t, row,
+        column) bytes from 0 (low) to 255 (high), 0 where a vector leaves the last row unfilled.
     """
     at, samples, counts = _counts_over_samples(layer)
-    means = np.stack([_blocks(_as_rows(one) / (samples * t)) for t, one in zip(at, counts, strict=True)])
-    low, high = min(0.0, float(means.min())), max(float(means.max()), 1e-9)
-    rows = _as_rows(counts[0]).shape
+    means = np.stack([_blocks(_as_rows(one / (samples * t))) for t, one in zip(at, counts, strict=True)])
+    low, high = min(0.0, float(np.nanmin(means))), max(float(np.nanmax(means)), 1e-9)
+    height, width = _as_rows(counts[0]).shape
     return {
-        "at": at, "samples": samples, "rows": means.shape[1], "columns": means.shape[2],
-        "block": [-(-rows[0] // means.shape[1]), -(-rows[1] // means.shape[2])], "low": low, "high": high,
-        "values": packed(np.rint((means - low) / (high - low) * 255).astype(np.uint8)),
+        "at": at, "samples": samples, "width": width, "rows": means.shape[1], "columns": means.shape[2],
+        "block": [_block(height, RATE_MAP[0]), _block(width, RATE_MAP[1])], "low": low, "high": high,
+        "values": packed(np.rint(np.nan_to_num((means - low) / (high - low)) * 255).astype(np.uint8)),
     }  # fmt: skip
 
 
@@ -236,15 +256,20 @@ def _as_rows(values: Array) -> Array:
     return values.reshape(len(values), -1) if values.ndim > 1 else _as_maps(values)[0]
 
 
+def _block(size: int, most: int) -> int:
+    """How many stand in a block, so that there are at most `most` of them."""
+    return -(-size // most)
+
+
 def _blocks(values: Array) -> Array:
-    """The means of blocks of a matrix, at most `RATE_MAP` of them."""
+    """The means of blocks of a matrix, at most `RATE_MAP` of them; NaN is no value, and nothing but NaN gives NaN."""
+    known = np.isfinite(values)
+    total, number = np.where(known, values, 0.0), known.astype(np.float64)
     for axis, most in enumerate(RATE_MAP):
-        size = values.shape[axis]
-        if size > most:
-            edges = np.arange(0, size, -(-size // most))
-            lengths = np.diff(np.append(edges, size))
-            values = np.add.reduceat(values, edges, axis) / np.expand_dims(lengths, 1 - axis)
-    return values
+        edges = np.arange(0, values.shape[axis], _block(values.shape[axis], most))
+        total, number = np.add.reduceat(total, edges, axis), np.add.reduceat(number, edges, axis)
+    means: Array = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return means
 
 
 def packed(values: Array) -> str:

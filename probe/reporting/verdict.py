@@ -25,7 +25,7 @@ def verdict(recording: Recording, rows: Sequence[Row], findings: Sequence[Row]) 
         rows: its layers at T, as `probe.unevenness` has them.
         findings: as `probe.diagnose` has them.
     """
-    return [_cost(recording), _origin(rows), _advice(findings)]
+    return [_cost(recording), _origin(rows, findings), _advice(findings)]
 
 
 def _cost(recording: Recording) -> str:
@@ -42,14 +42,16 @@ def _cost(recording: Recording) -> str:
     change = "each answered alike"
     if gained or lost:
         points = f"{100 * (last.mean() - ann.mean()):+.2f}".replace("-", "−")
-        change = f"{points} points, p = {sign_test(gained, lost):.2g} by chance"
+        change = f"{points} points: {lost} lost, {gained} gained, p = {sign_test(gained, lost):.2g} by chance"
     reached = [t for t, share in enumerate(snn.mean(0), 1) if share >= ann.mean() - NEAR]
     near = f"it first comes within a point of the ANN at t = {reached[0]}" if reached else "it never comes so near"
     return f"{head} and the ANN on {ann.mean():.2%} ({change}); {near}."
 
 
-def _origin(rows: Sequence[Row]) -> str:
+def _origin(rows: Sequence[Row], findings: Sequence[Row]) -> str:
     """Where the error starts, of which kind it is there, and what the last layer has of it."""
+    # Where a neuron is not what it is declared as, its error is not of the kind it seems to be.
+    doubt = ", but mend first what is wrong below" if any(one["severity"] == "error" for one in findings) else ""
     known = [row for row in rows if row["attribution"]]
     if not known:
         reason = rows[0]["reason"] if rows else "no layer has an ANN partner"
@@ -60,10 +62,10 @@ def _origin(rows: Sequence[Row]) -> str:
         return f"No layer errs by more than a mean square of {max(squares):.2g} θ²."
     first, last = f"The error starts in layer {_named(starting)}, where it is mostly {_kind(starting)}", known[-1]
     if last is starting:
-        return f"{first} (mean square {squares[-1]:.2g} θ²)."
+        return f"{first} (mean square {squares[-1]:.2g} θ²){doubt}."
     inherited = last["attribution"]["inherited"]["share"]
     told = f", {inherited:.0%} of it inherited" if inherited is not None else ""
-    return f"{first}; in the last one, {_named(last)}, its mean square is {squares[-1]:.2g} θ²{told}."
+    return f"{first}; in the last one, {_named(last)}, its mean square is {squares[-1]:.2g} θ²{told}{doubt}."
 
 
 def _named(row: Row) -> str:
@@ -82,6 +84,9 @@ def _advice(findings: Sequence[Row]) -> str:
     counts = {one: sum(finding["severity"] == one for finding in findings) for one in SEVERITIES}
     told = ", ".join(f"{number} {one}{'s' if number > 1 else ''}" for one, number in counts.items() if number)
     worst = findings[0]
-    where = f" in layer {worst['index']} ({worst['layer']})" if worst["layer"] else ""
+    # Some are about a module that is no spiking layer, and has no index.
+    where = "" if not worst["layer"] else f" in {worst['layer']}"
+    if worst["index"] is not None:
+        where = f" in layer {worst['index']} ({worst['layer']})"
     advice = f": {worst['advice']}" if worst["advice"] else ""
     return f"The checks find {told}; first of all{where}, {worst['what']}{advice}."

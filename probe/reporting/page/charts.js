@@ -1,5 +1,7 @@
 // Marks and axes: small functions that make SVG, canvas and table elements. Text goes in as text, never as markup.
 
+const byId = (id) => document.getElementById(id);
+
 const SVG = "http://www.w3.org/2000/svg";
 const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
 const DIVERGING = [
@@ -36,10 +38,21 @@ const svg = (name, attributes = {}, ...children) => filled(document.createElemen
 const range = (length) => Array.from({ length }, (_, i) => i);
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 
+/** The least and the most of many numbers, which may be too many to be arguments; `wanted` ones are always within. */
+function extent(values, ...wanted) {
+  let [low, high] = [Math.min(...wanted), Math.max(...wanted)];
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
+}
+
 /** Four significant digits, with a true minus sign. */
 function short(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  const text = Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));
+  const number = value + 0; // A rounded −0 is 0.
+  const text = Number.isInteger(number) ? number.toLocaleString("en") : String(Number(number.toPrecision(4)));
   return text.replace("-", "−");
 }
 
@@ -120,9 +133,10 @@ function chart({ label, x, y, width = 420, height = 250, left = 58 }) {
   };
 }
 
-/** A line through points, [[x, y], ...] in the units of the chart. */
+/** A line through points, [[x, y], ...] in the units of the chart; what is no number is left out. */
 function line(on, points, attributes) {
-  const path = points.map(([x, y]) => `${on.X(x).toFixed(1)},${on.Y(y).toFixed(1)}`).join(" ");
+  const known = points.filter(([, y]) => Number.isFinite(y));
+  const path = known.map(([x, y]) => `${on.X(x).toFixed(1)},${on.Y(y).toFixed(1)}`).join(" ");
   return svg("polyline", { points: path, fill: "none", "stroke-width": 2, ...attributes });
 }
 
@@ -146,9 +160,9 @@ function bar(on, x0, x1, y0, y1, fill, said, attributes = {}) {
 /** The line that marks the t that is looked at. */
 const cursor = (on, t) => svg("line", { class: "cursor", x1: on.X(t), x2: on.X(t), y1: on.box.top, y2: on.box.bottom });
 
-/** An axis of timesteps, logarithmic where there are many. */
+/** An axis of timesteps; of curves that change most at first it is logarithmic where there are many. */
 function timesteps(last, low = 1) {
-  const log = last > 16 && low > 0;
+  const log = last > 16 && low === 1;
   const powers = range(Math.floor(Math.log2(last)) + 1).map((i) => 2 ** i);
   const step = Math.ceil(last / 8);
   const every = range(last + 1).filter((t) => t >= low && t % step === 0);
@@ -189,9 +203,9 @@ const legend = (entries) =>
   );
 
 /**
- * A matrix as a picture, a cell a pixel; what the pointer is on is told below it.
+ * A matrix as a picture, a cell a pixel; what the pointer is on is its tooltip.
  *
- * @param value (row, column) -> number or NaN
+ * @param value (row, column) -> number, or NaN where there is no cell
  * @param paint number -> [r, g, b]
  * @param told (row, column, number) -> text
  */
@@ -218,16 +232,18 @@ function heat({ label, rows, columns, value, paint, told, tall = false, press = 
   const thin = columns > 8 * rows;
   canvas.style.aspectRatio = tall || thin ? "auto" : `${columns} / ${rows}`;
   if (thin && !tall) canvas.classList.add("thin");
+  const within = (share, cells) => Math.min(cells - 1, Math.max(0, Math.floor(share * cells)));
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
     return [
-      Math.min(rows - 1, Math.floor(((event.clientY - box.top) / box.height) * rows)),
-      Math.min(columns - 1, Math.floor(((event.clientX - box.left) / box.width) * columns)),
+      within((event.clientY - box.top) / box.height, rows),
+      within((event.clientX - box.left) / box.width, columns),
     ];
   };
   canvas.addEventListener("pointermove", (event) => {
     const [row, column] = place(event);
-    canvas.title = row >= 0 && column >= 0 ? told(row, column, value(row, column)) : "";
+    const number = value(row, column);
+    canvas.title = Number.isNaN(number) ? "" : told(row, column, number);
   });
   if (press) canvas.addEventListener("click", (event) => press(...place(event)));
   return canvas;
@@ -235,18 +251,13 @@ function heat({ label, rows, columns, value, paint, told, tall = false, press = 
 
 /** What the colours of a heat map mean. */
 function colourbar(stops, low, high, label) {
-  const name = `g${(colourbar.made = (colourbar.made ?? 0) + 1)}`;
-  const steps = range(17).map((i) => svg("stop", { offset: i / 16, "stop-color": rgb(stops, i / 16) }));
+  const shown = html("span", { class: "gradient", "aria-hidden": "true" });
+  shown.style.background = `linear-gradient(to right, ${stops.join(",")})`;
   return html(
     "p",
     { class: "colourbar" },
     html("span", {}, short(low)),
-    svg(
-      "svg",
-      { viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
-      svg("defs", {}, svg("linearGradient", { id: name }, steps)),
-      svg("rect", { width: 100, height: 8, fill: `url(#${name})` }),
-    ),
+    shown,
     html("span", {}, short(high)),
     html("span", { class: "what" }, label),
   );
@@ -254,48 +265,46 @@ function colourbar(stops, low, high, label) {
 
 // ---------------------------------------------------------------------------------------------------- tables
 
-/** A table with a caption; the first cell of each row is its head. */
+/** What a table shows rounded and copies exactly: a share with four decimals, for example. */
+const rounded = (value, text) => ({ value, text });
+const fourDecimals = (value) => rounded(value, value.toFixed(4).replace("-", "−"));
+
+/** A cell of a table: of a number it keeps the exact value, for copies. */
+function cell(name, attributes, content) {
+  if (content === null || content === undefined) return html(name, { ...attributes, "data-value": "" }, "–");
+  const { value, text } = typeof content === "number" ? rounded(content, short(content)) : content;
+  return value === undefined
+    ? html(name, attributes, content)
+    : html(name, { ...attributes, "data-value": String(value) }, text);
+}
+
+/** A table with a caption; the first cell of each row is its head. Cells are texts, numbers, `rounded` ones or null. */
 function table(caption, header, rows) {
-  const cell = (value, i) =>
-    html(i ? "td" : "th", i ? {} : { scope: "row" }, typeof value === "number" ? short(value) : value);
+  const line = ([head, ...others]) =>
+    html("tr", {}, cell("th", { scope: "row" }, head), others.map((one) => cell("td", {}, one))); // prettier-ignore
+  const heads = header.map((name) => html("th", { scope: "col" }, name));
   return html(
     "table",
     {},
     html("caption", {}, caption),
-    html(
-      "thead",
-      {},
-      html(
-        "tr",
-        {},
-        header.map((name) => html("th", { scope: "col" }, name)),
-      ),
-    ),
-    html(
-      "tbody",
-      {},
-      rows.map((row) => html("tr", {}, row.map(cell))),
-    ),
+    html("thead", {}, html("tr", {}, heads)),
+    html("tbody", {}, rows.map(line)),
   );
 }
 
-const cellsOf = (node) => [...node.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim()));
-
-/** A text that a spreadsheet would run as a formula gets an apostrophe; numbers get a plain minus sign. */
-function plain(text) {
-  const number = text.replace("−", "-");
-  if (/^-?[\d.,]+(e-?\d+)?( %)?$/.test(number)) return number;
-  return /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-}
+/** A table's cells as copies have them. A text that a spreadsheet would run as a formula gets an apostrophe. */
+const cellsOf = (node) =>
+  [...node.rows].map((row) =>
+    [...row.cells].map(({ dataset, textContent }) => {
+      if (dataset.value !== undefined) return dataset.value;
+      const text = textContent.trim();
+      return /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+    }),
+  );
 
 const asCsv = (cells) =>
   cells
-    .map((row) =>
-      row
-        .map(plain)
-        .map((text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text))
-        .join(","),
-    )
+    .map((row) => row.map((text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)).join(","))
     .join("\n") + "\n";
 
 async function copied(text) {
@@ -314,46 +323,34 @@ async function copied(text) {
 /** A table with buttons that copy it and save it as CSV. */
 function withButtons(node, name) {
   const caption = node.caption.textContent;
-  const copy = html(
-    "button",
-    {
-      type: "button",
-      "aria-label": `Copy the table: ${caption}`,
-      onclick: async () => {
-        await copied(
-          cellsOf(node)
-            .map((row) => row.map(plain).join("\t"))
-            .join("\n"),
-        );
-        copy.textContent = "Copied";
-        setTimeout(() => {
-          copy.textContent = "Copy";
-        }, 1500);
-      },
-    },
-    "Copy",
-  );
-  const save = html(
-    "button",
-    {
-      type: "button",
-      "aria-label": `Save the table as CSV: ${caption}`,
-      onclick: () => {
-        const url = URL.createObjectURL(new Blob([asCsv(cellsOf(node))], { type: "text/csv" }));
-        html("a", { href: url, download: `${name}.csv` }).click();
-        setTimeout(() => URL.revokeObjectURL(url), 1000);
-      },
-    },
-    "CSV",
-  );
+  const button = (text, label, onclick) =>
+    html("button", { type: "button", "aria-label": `${label}: ${caption}`, onclick }, text);
+  const copy = button("Copy", "Copy the table", async () => {
+    await copied(
+      cellsOf(node)
+        .map((row) => row.join("\t"))
+        .join("\n"),
+    );
+    // The fallback has taken the focus.
+    copy.focus({ preventScroll: true });
+    copy.textContent = "Copied";
+    byId("status").textContent = `Copied: ${caption}`;
+    setTimeout(() => {
+      copy.textContent = "Copy";
+    }, 1500);
+  });
+  const save = button("CSV", "Save the table as CSV", () => {
+    const url = URL.createObjectURL(new Blob([asCsv(cellsOf(node))], { type: "text/csv" }));
+    html("a", { href: url, download: `${name}.csv` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  });
   return html(
     "div",
     { class: "table" },
     html("div", { class: "buttons" }, copy, save),
-    html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, node),
+    html("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, node),
   );
 }
 
 /** A table that is opened on demand. */
-const folded = (node, name) =>
-  html("details", { "data-fold": name }, html("summary", {}, "Table"), withButtons(node, name));
+const folded = (node, name) => html("details", {}, html("summary", {}, "Table"), withButtons(node, name));

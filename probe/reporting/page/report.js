@@ -5,7 +5,6 @@ const WORDS = DATA.words;
 const RECORDINGS = DATA.recordings;
 const GRID = [...new Set(RECORDINGS.flatMap((one) => one.grid))].sort((a, b) => a - b);
 const LETTERS = ["A", "B"];
-const byId = (id) => document.getElementById(id);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const share = (row, comparison) => (row.cases[`zero_${comparison}`] + row.cases[`positive_${comparison}`]) / row.count;
 /** What a piece adds to the mean square: its signed share of it. */
@@ -15,14 +14,24 @@ const pieceWords = (row) =>
     .filter(([key]) => Math.abs(row.attribution[key].share ?? 0) >= 0.005)
     .map(([key, text]) => `${text} ${percent(row.attribution[key].share, 0)}`)
     .join(", ");
-/** A layer's error at the chosen t in words. */
+/** A layer's error at the chosen t in words; without an ANN its rate. */
 function inWords(layer) {
   if (!layer) return "not recorded";
   const row = layer.at[chosen.t];
-  if (!row) return layer.paired ? "no statistics at this t" : "no ANN partner";
+  if (!layer.paired) return `firing rate ${percent(rateUpTo(layer))}, no ANN partner`;
+  if (!row) return "no statistics at this t";
   if (!row.attribution) return `mean square ${short(row.figures.rmse ** 2)} θ²`;
   return `mean square ${short(row.attribution.total.mean_square)} θ². ${pieceWords(row)}`;
 }
+/** Spikes per neuron and timestep up to the chosen t, or to T where that is earlier. */
+function rateUpTo(layer) {
+  const rates = layer.rate.slice(0, chosen.t);
+  return sum(rates) / rates.length;
+}
+const TWO = RECORDINGS.length > 1;
+/** A or B before what is said of a recording, where there are two. */
+const lettered = (side, text) => (TWO ? `${LETTERS[side]}: ${text}` : text);
+const ofLetter = (side) => (TWO ? ` of ${LETTERS[side]}` : "");
 const layerOf = (row, side) => {
   const place = DATA.rows[row][side];
   return place === null || place === undefined ? null : RECORDINGS[side].layers[place];
@@ -40,10 +49,12 @@ function drawAccuracy() {
     ...accuracy.high,
     accuracy.ann ?? accuracy.snn[0],
   ]);
-  const [low, high] = [Math.max(0, Math.min(...values) - 0.02), Math.min(1, Math.max(...values) + 0.02)];
+  const [least, most] = extent(values, values[0]);
+  const [low, high] = [Math.max(0, least - 0.02), Math.min(1, most + 0.02)];
   const said = RECORDINGS.map(
     (one, i) =>
-      `${RECORDINGS.length > 1 ? `${LETTERS[i]}: ` : ""}SNN ${percent(one.accuracy.snn[0])} at t = 1, ${percent(one.accuracy.snn.at(-1))} at T = ${one.timesteps}` +
+      lettered(i, `SNN ${percent(one.accuracy.snn[0])} at t = 1, `) +
+      `${percent(one.accuracy.snn.at(-1))} at T = ${one.timesteps}` +
       (one.accuracy.ann === null ? "" : `; ANN ${percent(one.accuracy.ann)}`),
   ).join(". ");
   const on = chart({
@@ -57,7 +68,7 @@ function drawAccuracy() {
   const keys = [];
   RECORDINGS.forEach(({ accuracy }, i) => {
     const stroke = [COLOURS.snn, COLOURS.other][i];
-    const of = RECORDINGS.length > 1 ? ` of ${LETTERS[i]}` : "";
+    const of = ofLetter(i);
     const points = (list) => list.map((value, t) => [t + 1, value]);
     if (accuracy.snn.length > 1)
       on.add(
@@ -93,125 +104,114 @@ function drawAccuracy() {
       keys.push([`ANN${of} (dashed)`, COLOURS.ann]);
     }
   });
-  const header = [
-    "t",
-    ...RECORDINGS.flatMap((_, i) => {
-      const of = RECORDINGS.length > 1 ? ` of ${LETTERS[i]}` : "";
-      return [`SNN${of}`, "95% from", "to"];
-    }),
-  ];
+  const header = ["t", ...RECORDINGS.flatMap((_, i) => [`SNN${ofLetter(i)}`, `95%${ofLetter(i)} from`, "to"])];
   const cells = range(last).map((t) => [
     t + 1,
     ...RECORDINGS.flatMap(({ accuracy }) =>
       [accuracy.snn[t], accuracy.low[t], accuracy.high[t]].map((value) =>
-        value === undefined ? "–" : value.toFixed(4),
+        value === undefined ? null : fourDecimals(value),
       ),
     ),
   ]);
   keep(byId("accuracy-picture"), [on.node, legend(keys), folded(table("Accuracy over t", header, cells), "accuracy")]);
 }
 
-/** The strip: a column a layer, what its error is made of stacked up, and down where a piece offsets another. */
+/** Some layer has an ANN partner: then there is an error to show, and else only a rate. */
+const ERRING = RECORDINGS.some((one) => one.layers.some((layer) => layer.paired));
+
+/** What a layer's column in the strip is stacked of, [[number, colour], ...]. */
+function partsOf(layer) {
+  const row = layer?.at[chosen.t];
+  if (!ERRING && layer) return [[rateUpTo(layer), COLOURS.snn]];
+  if (!row) return [];
+  if (!row.attribution) return [[row.figures.rmse ** 2, COLOURS.unknown]];
+  return WORDS.pieces.map(([key, , fill]) => [contribution(row, key), fill]);
+}
+
+/** A layer's column, a button: parts above zero stacked up, those that offset others stacked down. */
+function column(row, side, up, down) {
+  const layer = layerOf(row, side);
+  const height = up - down;
+  let [above, below] = [0, 0];
+  const rects = partsOf(layer).map(([value, fill]) => {
+    const top = value > 0 ? above + value : below;
+    if (value > 0) above += value;
+    else below += value;
+    return svg("rect", { x: 0.08, width: 0.84, y: (up - top) / height, height: Math.abs(value) / height, fill });
+  });
+  const { index, name } = anyLayer(row);
+  const said = `layer ${index} ${name}: ${inWords(layer)}`;
+  return html(
+    "button",
+    {
+      type: "button",
+      class: "column",
+      tabindex: row === chosen.row ? 0 : -1,
+      "aria-current": row === chosen.row ? "true" : null,
+      title: said,
+      "aria-label": said,
+      onclick: () => choose({ row }),
+    },
+    svg(
+      "svg",
+      { viewBox: "0 0 1 1", preserveAspectRatio: "none", "aria-hidden": "true" },
+      rects,
+      svg("line", { class: "zero", x1: 0, x2: 1, y1: up / height, y2: up / height }),
+    ),
+    html("span", { "aria-hidden": "true" }, inAddress(row)),
+  );
+}
+
+/** The strip: a column a layer, on one scale for both recordings. */
 function drawMap() {
   const rows = range(DATA.rows.length);
   const sides = range(RECORDINGS.length);
-  // Without an ANN there is no error to show, but still a rate.
-  const erring = RECORDINGS.some((one) => one.layers.some((layer) => layer.paired));
-  byId("map-help").hidden = !erring;
-  byId("map-title").textContent = erring ? "Where the error starts, and how it grows" : "Firing rate of the layers";
-  const parts = (layer) => {
-    const row = layer?.at[chosen.t];
-    if (!erring) return layer ? [["firing rate", sum(layer.rate.slice(0, chosen.t)) / chosen.t, COLOURS.snn]] : null;
-    if (!row) return null;
-    if (!row.attribution) return [["error", row.figures.rmse ** 2, "#8C8C8C"]];
-    return WORDS.pieces.map(([key, text, fill]) => [text, contribution(row, key), fill]);
-  };
-  const all = sides.flatMap((side) => rows.map((row) => parts(layerOf(row, side)) ?? []));
-  const up = Math.max(...all.map((part) => sum(part.map((one) => Math.max(0, one[1])))), 1e-12);
-  const down = Math.min(...all.map((part) => sum(part.map((one) => Math.min(0, one[1])))), 0);
+  byId("map-help").hidden = !ERRING;
+  byId("map-title").textContent = ERRING ? "Where the error starts, and how it grows" : "Firing rate of the layers";
+  const all = sides.flatMap((side) => rows.map((row) => partsOf(layerOf(row, side)).map(([value]) => value)));
+  const [, up] = extent(all.map((values) => sum(values.filter((value) => value > 0))), 1e-12); // prettier-ignore
+  const [down] = extent(all.map((values) => sum(values.filter((value) => value < 0))), 0); // prettier-ignore
+  const what = ERRING ? "what the error is made of" : "firing rate";
   const strips = sides.map((side) => {
-    const buttons = rows.map((row) => {
-      const layer = layerOf(row, side);
-      const part = parts(layer);
-      let [above, below] = [0, 0];
-      const rects = (part ?? []).map(([, value, fill]) => {
-        const from = value > 0 ? above + value : below;
-        if (value > 0) above += value;
-        else below += value;
-        return svg("rect", {
-          x: 0.08,
-          width: 0.84,
-          y: (up - from) / (up - down),
-          height: Math.abs(value) / (up - down),
-          fill,
-        });
-      });
-      const said = inWords(layer);
-      const name = anyLayer(row).name;
-      return html(
-        "button",
-        {
-          type: "button",
-          class: "column",
-          "data-row": row,
-          tabindex: row === chosen.row ? 0 : -1,
-          "aria-current": row === chosen.row ? "true" : null,
-          title: `layer ${anyLayer(row).index} ${name}: ${said}`,
-          "aria-label": `layer ${anyLayer(row).index} ${name}: ${said}`,
-          disabled: !layer,
-          onclick: () => choose({ row }),
-        },
-        svg(
-          "svg",
-          { viewBox: "0 0 1 1", preserveAspectRatio: "none", "aria-hidden": "true" },
-          rects,
-          svg("line", { class: "zero", x1: 0, x2: 1, y1: up / (up - down), y2: up / (up - down) }),
-        ),
-        html("span", { "aria-hidden": "true" }, String(anyLayer(row).index)),
-      );
-    });
-    const group = html(
-      "div",
-      {
-        class: "strip",
-        role: "group",
-        "aria-label": `Layers${RECORDINGS.length > 1 ? ` of ${LETTERS[side]}` : ""}: what the error is made of at t = ${chosen.t}; arrow keys move`,
-      },
-      buttons,
-    );
+    const label = `Layers${ofLetter(side)}: ${what} at t = ${chosen.t}; arrow keys move`;
+    const columns = rows.map((row) => column(row, side, up, down));
     const scale = html(
       "div",
       { class: "scale", "aria-hidden": "true" },
-      html("span", {}, `${short(Number(up.toPrecision(2)))}${erring ? " θ²" : ""}`),
+      html("span", {}, `${short(Number(up.toPrecision(2)))}${ERRING ? " θ²" : ""}`),
       html("span", {}, down < 0 ? short(Number(down.toPrecision(2))) : "0"),
     );
+    const strip = html("div", { class: "strip", role: "group", "aria-label": label }, columns);
     return [
-      RECORDINGS.length > 1 ? html("p", { class: "label" }, `${LETTERS[side]}: ${RECORDINGS[side].file}`) : null,
-      html("div", { class: "striprow" }, scale, html("div", { class: "scroll" }, group)),
+      TWO ? html("p", { class: "label" }, lettered(side, RECORDINGS[side].file)) : null,
+      html("div", { class: "striprow" }, scale, html("div", { class: "scroll" }, strip)),
     ];
   });
-  const focused = document.activeElement?.classList?.contains("column");
-  const scrolled = [...byId("map-picture").querySelectorAll(".scroll")].map((node) => node.scrollLeft);
-  keep(byId("map-picture"), [strips, legend(WORDS.pieces.map(([, text, fill]) => [text, fill])), drawAllRates()]);
-  [...byId("map-picture").querySelectorAll(".striprow .scroll")].forEach((node, i) => {
-    node.scrollLeft = scrolled[i] ?? 0;
-  });
-  const current = byId("map-picture").querySelector("[aria-current]");
-  if (focused) current?.focus({ preventScroll: true });
-  const scroller = current?.closest(".scroll");
-  if (
-    scroller &&
-    (current.offsetLeft < scroller.scrollLeft ||
-      current.offsetLeft + current.offsetWidth > scroller.scrollLeft + scroller.clientWidth)
-  )
-    scroller.scrollLeft = current.offsetLeft - scroller.clientWidth / 2;
+  const node = byId("map-picture");
+  const from = [...node.querySelectorAll(".strip")].findIndex((strip) => strip.contains(document.activeElement));
+  const unknown = sides.some((side) => rows.some((row) => partsOf(layerOf(row, side)).length === 1));
+  const words = WORDS.pieces.map(([, text, fill]) => [text, fill]);
+  if (unknown) words.push(["of unknown kind", COLOURS.unknown]);
+  keep(node, [html("p", { class: "label" }, `at ${tOfT()}`), strips, ERRING ? legend(words) : null, drawAllRates()]);
+  for (const [side, strip] of [...node.querySelectorAll(".strip")].entries()) {
+    const current = strip.querySelector("[aria-current]");
+    if (side === from) current.focus({ preventScroll: true });
+    bringIntoView(current, strip.parentElement);
+  }
+}
+
+/** Scroll sideways until a column is seen. */
+function bringIntoView(column, scroller) {
+  const [left, right] = [column.offsetLeft, column.offsetLeft + column.offsetWidth];
+  if (left < scroller.scrollLeft || right > scroller.scrollLeft + scroller.clientWidth)
+    scroller.scrollLeft = left - scroller.clientWidth / 2;
 }
 
 /** Firing rate of every layer at every t, as a heat map that can be pressed. */
 function drawAllRates() {
   return html(
     "details",
-    { "data-fold": "all-rates" },
+    {},
     html("summary", {}, "Firing rate of every layer at every timestep"),
     html(
       "div",
@@ -219,9 +219,9 @@ function drawAllRates() {
       RECORDINGS.map((recording, side) => {
         const layers = recording.layers;
         const values = layers.flatMap((layer) => layer.rate);
-        const [low, high] = [Math.min(0, ...values), Math.max(...values, 1e-9)];
+        const [low, high] = extent(values, 0, 1e-6);
         const map = heat({
-          label: "Firing rate: a row a layer, a column a timestep",
+          label: `Firing rate${ofLetter(side)}: a row a layer, a column a timestep, from ${short(low)} to ${short(high)}`,
           rows: layers.length,
           columns: recording.timesteps,
           tall: true,
@@ -233,13 +233,14 @@ function drawAllRates() {
         });
         const shown = recording.grid;
         const numbers = table(
-          "Firing rate of every layer",
+          `Firing rate of every layer${ofLetter(side)}`,
           ["layer", ...shown.map((t) => `t = ${t}`)],
           layers.map((layer) => [`${layer.index} ${layer.name}`, ...shown.map((t) => layer.rate[t - 1])]),
         );
         return html(
           "div",
           { class: "side" },
+          TWO ? html("p", { class: "label" }, lettered(side, recording.file)) : null,
           map,
           colourbar(
             VIRIDIS,
@@ -288,11 +289,11 @@ const PANELS = [
   [
     "raster",
     "Raster",
-    "When neurons fired in the chosen sample: those with the largest error and the most active ones. Click a row to follow the neuron.",
+    "When neurons fired in the chosen sample: those with the largest error and the most active ones. Click a row, or choose under Neuron, to follow one.",
     drawRaster,
   ],
-  ["maps", "Feature maps", "The strongest channels of the chosen sample.", drawMaps],
   ["trace", "One neuron", "Its input, its potential between 0 and θ, and what its spikes add up to.", drawTrace],
+  ["maps", "Feature maps", "The strongest channels of the chosen sample.", drawMaps],
 ];
 
 const factsOf = (layer) => {
@@ -316,155 +317,183 @@ const factsOf = (layer) => {
   ];
 };
 
+/** What is shown of one recording, as the functions of the panels take it. */
+function shownOf(side) {
+  const [recording, layer] = [RECORDINGS[side], layerOf(chosen.row, side)];
+  const place = Math.min(chosen.sample, recording.shown.length - 1);
+  const single = layer?.shown[place];
+  return {
+    recording,
+    layer,
+    row: layer?.at[chosen.t],
+    t: Math.min(chosen.t, recording.timesteps),
+    single,
+    head: recording.shown[place],
+    neuron: Math.min(chosen.neuron, (single?.traces?.neurons.length ?? 1) - 1),
+    name: `layer${anyLayer(chosen.row).index}-t${chosen.t}${TWO ? `-${LETTERS[side]}` : ""}`,
+    pick: (neuron) => choose({ neuron }),
+  };
+}
+
 function drawLayer() {
-  const first = anyLayer(chosen.row);
-  byId("layer-title").textContent = `Layer ${first.index}: ${first.name}`;
-  keep(
-    byId("layer-facts"),
-    range(RECORDINGS.length).map((side) => {
-      const layer = layerOf(chosen.row, side);
-      return html(
-        "dl",
-        { class: "facts" },
-        RECORDINGS.length > 1
-          ? html("div", {}, html("dt", {}, LETTERS[side]), html("dd", {}, layer?.name ?? "not recorded"))
-          : null,
-        layer
-          ? factsOf(layer).map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value)))
-          : null,
-      );
-    }),
-  );
+  const { index, name } = anyLayer(chosen.row);
+  byId("layer-title").textContent = `Layer ${index}: ${name}, at t = ${chosen.t}`;
+  const sides = range(RECORDINGS.length).map(shownOf);
+  const facts = sides.map(({ layer }, side) => {
+    const own = TWO ? [[LETTERS[side], layer?.name ?? "not recorded"]] : [];
+    const entries = [...own, ...(layer ? factsOf(layer) : [])];
+    return html("dl", { class: "facts" }, entries.map(([key, value]) => html("div", {}, html("dt", {}, key), html("dd", {}, value)))); // prettier-ignore
+  });
+  const known = sides.filter(({ layer }) => layer);
+  const partner = known.some(({ layer }) => layer.paired);
+  keep(byId("layer-facts"), [facts, partner ? null : html("p", { class: "reason" }, NO_PARTNER)]);
   for (const [key, , , draw] of PANELS) {
+    const drawn = sides.map((one) => (one.layer ? draw({ ...one, all: known }) : "This recording has no such layer."));
+    // One line says it for all of them.
+    byId(key).hidden = !partner && drawn.some((nodes) => nodes === NO_PARTNER);
     keep(
       byId(`panel-${key}`),
-      range(RECORDINGS.length).map((side) => {
-        const [recording, layer] = [RECORDINGS[side], layerOf(chosen.row, side)];
-        const place = Math.min(chosen.sample, recording.shown.length - 1);
-        const single = layer?.shown[place];
-        const many = single?.traces?.neurons.length ?? 1;
-        const letter = RECORDINGS.length > 1 ? `-${LETTERS[side]}` : "";
-        const shown = {
-          recording,
-          layer,
-          row: layer?.at[chosen.t],
-          t: Math.min(chosen.t, recording.timesteps),
-          single,
-          head: recording.shown[place],
-          neuron: Math.min(chosen.neuron, many - 1),
-          name: `layer${first.index}-t${chosen.t}${letter}`,
-          pick: (neuron) => choose({ neuron }),
-        };
-        const drawn = layer ? draw(shown) : "This recording has no such layer.";
-        return html(
+      drawn.map((nodes, side) =>
+        html(
           "div",
           { class: "side" },
-          RECORDINGS.length > 1 ? html("p", { class: "label" }, `${LETTERS[side]}: ${recording.file}`) : null,
-          typeof drawn === "string" ? html("p", { class: "reason" }, drawn) : drawn.flat(3),
-        );
-      }),
+          TWO ? html("p", { class: "label" }, lettered(side, RECORDINGS[side].file)) : null,
+          typeof nodes === "string" ? html("p", { class: "reason" }, nodes) : nodes.flat(3),
+        ),
+      ),
     );
   }
   fillNeurons();
 }
 
-/** Replace what a node holds, keeping open what was opened. */
+/** Replace what a node holds; what was opened, scrolled or had the focus still is, has or does. */
 function keep(node, children) {
-  const open = new Set([...node.querySelectorAll("details[open]")].map((one) => fold(one)));
+  const all = (selector) => [...node.querySelectorAll(selector)];
+  const reached = "summary, button, [tabindex]";
+  const open = all("details").map((one) => one.open);
+  const scrolled = all(".scroll").map((one) => [one.scrollLeft, one.scrollTop]);
+  const focused = all(reached).indexOf(document.activeElement);
   node.replaceChildren(...children.flat(3).filter(Boolean));
-  for (const one of node.querySelectorAll("details")) one.open = open.has(fold(one));
+  all("details").forEach((one, i) => {
+    one.open = open[i] ?? false;
+  });
+  all(".scroll").forEach((one, i) => {
+    [one.scrollLeft, one.scrollTop] = scrolled[i] ?? [0, 0];
+  });
+  // A picture may have given way to a reason; then there is nothing here that could have the focus.
+  if (focused >= 0) (all(reached)[focused] ?? byId("row")).focus({ preventScroll: true });
 }
-
-const fold = (node) => `${[...node.closest("[id]").querySelectorAll("details")].indexOf(node)}`;
 
 // -------------------------------------------------------------------------------------------------- choosing
 
+/** The neurons to choose from: those of the first recording that has some. */
 function fillNeurons() {
-  const layer = anyLayer(chosen.row);
-  const side = layerOf(chosen.row, 0) ? 0 : 1;
-  const shown = RECORDINGS[side].shown;
-  const traces = layer.shown[Math.min(chosen.sample, shown.length - 1)]?.traces;
-  const T = RECORDINGS[side].timesteps;
-  const spikes = traces ? decoded(traces.spikes, Int8Array) : null;
-  const options = (traces?.neurons ?? []).map((flat, i) => {
-    const n = sum([...spikes.subarray(i * T, (i + 1) * T)]);
-    const error = traces.a
-      ? `, φ(T) − a = ${short(Number((n / T - traces.a[i] / traces.threshold[i]).toFixed(3)))} θ`
-      : "";
-    return html("option", { value: i }, `${placeOf(flat, layer.shape)}: n = ${n}${error}`);
-  });
+  const sides = range(RECORDINGS.length).map(shownOf);
+  const options = (sides.find(({ single }) => single?.traces) ? neuronsOf(sides) : []).map((text, i) =>
+    html("option", { value: i }, text),
+  );
   byId("neuron").replaceChildren(...options);
   byId("neuron").disabled = !options.length;
   byId("neuron").value = String(Math.min(chosen.neuron, options.length - 1));
 }
 
-/** Change what is chosen, and show it. */
+/** What each neuron does in the chosen sample, in words; where two recordings show other neurons, those of both. */
+function neuronsOf(sides) {
+  const told = sides.map(({ recording, layer, single }) => {
+    if (!single?.traces) return null;
+    const { neurons, a, threshold, spikes } = single.traces;
+    const [T, fired] = [recording.timesteps, decoded(spikes, Int8Array)];
+    return neurons.map((flat, i) => {
+      const n = sum([...fired.subarray(i * T, (i + 1) * T)]);
+      const error = a ? `, φ(T) − a = ${short(Number((n / T - a[i] / threshold[i]).toFixed(3)))} θ` : "";
+      return [placeOf(flat, layer.shape), `n = ${n}${error}`];
+    });
+  });
+  const [first, second] = told[0] ? told : told.slice(1);
+  return first.map(([place, text], i) => {
+    const other = second?.[i];
+    if (!other) return `${place}: ${text}`;
+    return place === other[0] ? `${place}: ${text}; B: ${other[1]}` : `${place}: ${text}; B ${other[0]}: ${other[1]}`;
+  });
+}
+
+const tOfT = () => `t = ${chosen.t} of T = ${Math.max(...GRID)}`;
+
+/** Change what is chosen, show it, and let the address say it. */
 function choose(change) {
-  if ("row" in change && change.row !== chosen.row && !("neuron" in change)) change.neuron = 0;
-  if ("sample" in change && change.sample !== chosen.sample && !("neuron" in change)) change.neuron = 0;
-  Object.assign(chosen, change);
+  const other = ["row", "sample"].some((key) => key in change && change[key] !== chosen[key]);
+  Object.assign(chosen, other ? { neuron: 0 } : {}, change);
   show();
   try {
-    history.replaceState(
-      null,
-      "",
-      `#layer=${anyLayer(chosen.row).index}&t=${chosen.t}&sample=${chosen.sample}&neuron=${chosen.neuron}`,
-    );
+    history.replaceState(null, "", `#layer=${inAddress(chosen.row)}&t=${chosen.t}&sample=${chosen.sample}&neuron=${chosen.neuron}`); // prettier-ignore
   } catch {
     // Some browsers refuse it to pages from a file; then the address does not follow.
   }
 }
 
 function show() {
-  const layer = anyLayer(chosen.row);
   byId("row").value = String(chosen.row);
   byId("timestep").value = String(GRID.indexOf(chosen.t));
-  const told = `t = ${chosen.t} of T = ${Math.max(...GRID)}`;
-  byId("timestep").setAttribute("aria-valuetext", told);
-  byId("timestep-told").textContent = told;
+  byId("timestep").setAttribute("aria-valuetext", tOfT());
+  byId("timestep-told").textContent = tOfT();
   byId("sample").value = String(chosen.sample);
-  byId("before").disabled = chosen.row === 0;
-  byId("after").disabled = chosen.row === DATA.rows.length - 1;
+  // Not disabled, for that would take the focus away.
+  byId("before").setAttribute("aria-disabled", String(chosen.row === 0));
+  byId("after").setAttribute("aria-disabled", String(chosen.row === DATA.rows.length - 1));
   drawAccuracy();
   drawMap();
   drawLayer();
-  byId("status").textContent = `Layer ${layer.index} ${layer.name}, ${told}, ${inWords(layer)}`;
+  const { index, name } = anyLayer(chosen.row);
+  const words = RECORDINGS.map((_, side) => lettered(side, inWords(layerOf(chosen.row, side))));
+  byId("status").textContent = `Layer ${index} ${name}, ${tOfT()}, ${words.join("; ")}`;
 }
 
-/** Read a layer, t, sample and neuron from the address. */
+/** A row's layer in the address: its index, with a B before it where only the second recording has one. */
+const inAddress = (row) => (layerOf(row, 0) ? "" : "B") + anyLayer(row).index;
+
+/** Read a layer, t, sample and neuron from the address; what is none stays as it is. */
 function fromAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  const number = (name) => (asked.has(name) && /^\d+$/.test(asked.get(name)) ? Number(asked.get(name)) : null);
-  const row = range(DATA.rows.length).findIndex((place) => anyLayer(place).index === number("layer"));
-  if (row >= 0) chosen.row = row;
-  if (GRID.includes(number("t"))) chosen.t = number("t");
+  const number = (name) => (/^\d+$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null);
+  const [, letter, index] = /^([AB]?)(\d+)$/.exec(asked.get("layer") ?? "") ?? [];
+  const side = letter === "B" ? 1 : 0;
+  const row = range(DATA.rows.length).findIndex((place) => layerOf(place, side)?.index === Number(index));
+  const found = {};
+  if (row >= 0) found.row = row;
+  if (GRID.includes(number("t"))) found.t = number("t");
   const samples = Math.max(...RECORDINGS.map((one) => one.shown.length));
-  if (number("sample") !== null && number("sample") < samples) chosen.sample = number("sample");
-  if (number("neuron") !== null) chosen.neuron = number("neuron");
+  if (number("sample") !== null && number("sample") < samples) found.sample = number("sample");
+  if (number("neuron") !== null) found.neuron = number("neuron");
+  return found;
 }
 
-function start() {
-  const option = (row) => {
-    const layer = anyLayer(row);
-    return html("option", { value: row }, `${layer.index}  ${layer.name}`);
-  };
-  byId("row").append(...range(DATA.rows.length).map(option));
-  byId("row").addEventListener("change", (event) => choose({ row: Number(event.target.value) }));
-  byId("timestep").max = String(GRID.length - 1);
-  byId("timestep").addEventListener("input", (event) => choose({ t: GRID[Number(event.target.value)] }));
-  const samples = RECORDINGS.find((one) => one.shown.length)?.shown ?? [];
-  byId("sample").append(
-    ...samples.map((one, i) =>
-      html(
-        "option",
-        { value: i },
-        `${one.sample}: class ${one.label}, ${one.ann === null ? "" : `ANN ${one.ann}, `}SNN ${one.snn}`,
-      ),
-    ),
-  );
-  byId("sample").disabled = !samples.length;
-  byId("sample").addEventListener("change", (event) => choose({ sample: Number(event.target.value) }));
-  byId("neuron").addEventListener("change", (event) => choose({ neuron: Number(event.target.value) }));
+// -------------------------------------------------------------------------------------------------- the start
+
+/** Samples to choose from, with what each network says of them; where two recordings show others, those of both. */
+function fillSamples() {
+  const words = ({ sample, label, ann, snn }) =>
+    `${sample}: class ${label}, ${ann === null ? "" : `ANN ${ann}, `}SNN ${snn}`;
+  const shown = RECORDINGS.map((one) => one.shown).filter((samples) => samples.length);
+  const most = Math.max(0, ...shown.map((samples) => samples.length));
+  const texts = range(most).map((i) => shown.map((samples) => samples[i]).filter(Boolean).map(words).join("; B ")); // prettier-ignore
+  byId("sample").append(...texts.map((text, i) => html("option", { value: i }, text)));
+  byId("sample").disabled = !most;
+}
+
+function fillPanels() {
+  for (const [key, title, help] of PANELS) {
+    const caption = html("figcaption", {}, html("h3", { id: `title-${key}` }, title), html("p", { class: "help" }, help)); // prettier-ignore
+    const sides = html("div", { class: "sides", id: `panel-${key}` });
+    byId("panels").append(html("figure", { class: "card", id: key, "aria-labelledby": `title-${key}` }, caption, sides)); // prettier-ignore
+  }
+}
+
+function listen() {
+  const on = (name, event, change) => byId(name).addEventListener(event, ({ target }) => choose(change(Number(target.value)))); // prettier-ignore
+  on("row", "change", (row) => ({ row }));
+  on("timestep", "input", (place) => ({ t: GRID[place] }));
+  on("sample", "change", (sample) => ({ sample }));
+  on("neuron", "change", (neuron) => ({ neuron }));
   const move = (by) => {
     const row = chosen.row + by;
     if (row >= 0 && row < DATA.rows.length) choose({ row });
@@ -472,36 +501,32 @@ function start() {
   byId("before").addEventListener("click", () => move(-1));
   byId("after").addEventListener("click", () => move(1));
   document.addEventListener("keydown", (event) => {
-    const busy =
-      event.ctrlKey ||
-      event.altKey ||
-      event.metaKey ||
-      event.target.closest("input, select, textarea, .scroll[tabindex]");
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (busy || !by) return;
+    const held = event.ctrlKey || event.altKey || event.metaKey || event.shiftKey;
+    // They have a use of the arrow keys of their own.
+    if (!by || held || event.target.closest("input, select, .scroll[tabindex]")) return;
     event.preventDefault();
     move(by);
   });
+  // Links of findings, and the one that skips to the layer.
   window.addEventListener("hashchange", () => {
-    fromAddress();
-    show();
+    choose(fromAddress());
+    byId("layer-title").focus({ preventScroll: true });
     byId("layer").scrollIntoView();
   });
-  for (const [key, title, help] of PANELS) {
-    byId("panels").append(
-      html(
-        "figure",
-        { class: "card", id: key, "aria-labelledby": `title-${key}` },
-        html("figcaption", {}, html("h3", { id: `title-${key}` }, title), html("p", { class: "help" }, help)),
-        html("div", { class: "sides", id: `panel-${key}` }),
-      ),
-    );
-  }
-  for (const node of document.querySelectorAll("main table")) {
-    if (!node.closest(".table")) node.replaceWith(withButtons(node.cloneNode(true), node.dataset.name ?? "table"));
-  }
+}
+
+function start() {
+  const rows = range(DATA.rows.length);
+  byId("row").append(...rows.map((row) => html("option", { value: row }, `${inAddress(row)}  ${anyLayer(row).name}`))); // prettier-ignore
+  byId("timestep").max = String(GRID.length - 1);
+  fillSamples();
+  fillPanels();
+  for (const node of document.querySelectorAll("main table"))
+    node.replaceWith(withButtons(node.cloneNode(true), node.dataset.name));
   byId("controls").hidden = false;
-  fromAddress();
+  Object.assign(chosen, fromAddress());
+  listen();
   show();
   document.documentElement.dataset.ready = "true";
 }

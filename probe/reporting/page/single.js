@@ -12,12 +12,12 @@ function drawRaster({ recording, layer, single, head, t, neuron, pick, name }) {
   const each = Math.max(6, Math.min(14, 420 / neurons.length));
   const height = 52 + each * neurons.length;
   const step = Math.max(1, Math.ceil(11 / each));
-  const x = timesteps(T, 0.5);
+  const fired = (i) => range(T).filter((at) => spikes[i * T + at]);
   const on = chart({
-    label: `Spikes of ${neurons.length} neurons of layer ${layer.index}, sample ${head.sample}.`,
+    label: `${short(sum(neurons.map((_, i) => fired(i).length)))} spikes of ${neurons.length} neurons of layer ${layer.index}, sample ${head.sample}.`,
     height,
     left: 66,
-    x: { ...x, high: T + 0.5 },
+    x: { ...timesteps(T, 0.5), high: T + 0.5 },
     y: {
       low: neurons.length - 0.5,
       high: -0.5,
@@ -33,9 +33,8 @@ function drawRaster({ recording, layer, single, head, t, neuron, pick, name }) {
       svg("title", {}, `neuron ${places[i]}`),
       bar(on, 0.5, T + 0.5, i - 0.5, i + 0.5, "transparent", `neuron ${places[i]}`, { class: "back" }),
     );
-    for (let at = 0; at < T; at += 1) {
+    for (const at of fired(i)) {
       const spike = spikes[i * T + at];
-      if (!spike) continue;
       const half = spike < 0 ? 0.25 : 0.4;
       row.append(
         svg("line", {
@@ -44,18 +43,20 @@ function drawRaster({ recording, layer, single, head, t, neuron, pick, name }) {
           y1: on.Y(i - half),
           y2: on.Y(i + half),
           stroke: spike < 0 ? COLOURS.negative : COLOURS.snn,
-          "stroke-width": Math.min(4, Math.max(1, 110 / T)),
+          // Of several spikes in a step the mark is broader.
+          "stroke-width": Math.min(4, Math.max(1, 110 / T)) * Math.min(3, Math.abs(spike)),
         }),
       );
     }
     on.add(row);
   });
   on.add(cursor(on, t));
+  const words = (at, spike) =>
+    `${spike < 0 ? "−" : ""}${at + 1}${Math.abs(spike) > 1 ? ` (${Math.abs(spike)} times)` : ""}`;
   const rows = neurons.map((_, i) => [
     places[i],
-    range(T)
-      .filter((at) => spikes[i * T + at])
-      .map((at) => (spikes[i * T + at] < 0 ? "−" : "") + (at + 1))
+    fired(i)
+      .map((at) => words(at, spikes[i * T + at]))
       .join(" "),
   ]);
   return [
@@ -74,67 +75,55 @@ function drawMaps({ layer, single, head, t }) {
   const place = maps.at.indexOf(t);
   const chosen = place < 0 ? maps.at.length - 1 : place;
   const [cells, at] = [maps.rows * maps.columns, maps.at[chosen]];
-  const n = decoded(maps.n, maps.bytes === 1 ? Int8Array : Int16Array).subarray(chosen * cells * maps.names.length);
+  const all = range(cells * maps.channels.length);
+  const n = decoded(maps.n, { 1: Int8Array, 2: Int16Array, 4: Int32Array }[maps.bytes]).subarray(chosen * all.length);
   const a = maps.a ? decoded(maps.a, Float32Array) : null;
-  const filled = (i) => layer.shape.length > 1 || maps.stride > 1 || i < layer.neurons;
-  const kinds = [
-    ["a", (i) => a[i]],
-    ["φ(t)", (i) => n[i] / at],
-    ["φ(t) − a", (i) => n[i] / at - a[i]],
-  ].filter(([kind]) => a || kind === "φ(t)");
-  const all = range(cells * maps.names.length).filter((i) => filled(i) && !(a && Number.isNaN(a[i])));
-  const high = all.reduce((most, i) => Math.max(most, n[i] / at, a ? a[i] : 0), 1e-9);
-  const low = all.reduce((least, i) => Math.min(least, n[i] / at, a ? a[i] : 0), 0);
-  const most = a ? all.reduce((largest, i) => Math.max(largest, Math.abs(n[i] / at - a[i])), 1e-9) : 1;
-  const body = kinds.map(([kind, value]) =>
-    html(
-      "tr",
-      {},
-      html("th", { scope: "row" }, kind),
-      maps.names.map((channel, c) =>
-        html(
-          "td",
-          {},
-          heat({
-            label: `${kind}, ${channel || "all neurons"}`,
-            rows: maps.rows,
-            columns: maps.columns,
-            value: (row, column) => {
-              const i = c * cells + row * maps.columns + column;
-              return filled(i) ? value(i) : NaN;
-            },
-            paint:
-              kind === "φ(t) − a"
-                ? (v) => colour(DIVERGING, 0.5 + v / (2 * most))
-                : (v) => colour(VIRIDIS, (v - low) / (high - low)),
-            told: (row, column, v) => `${channel} ${row * maps.stride},${column * maps.stride}: ${short(v)} θ`,
-          }),
-        ),
-      ),
-    ),
-  );
+  const flatOf = (i) => {
+    const [channel, row, column] = [maps.channels[Math.floor(i / cells)], Math.floor((i % cells) / maps.columns), i % maps.columns]; // prettier-ignore
+    return (channel * maps.height + row * maps.stride) * maps.width + column * maps.stride;
+  };
+  // A vector may leave its last row unfilled.
+  const known = all.filter((i) => flatOf(i) < layer.neurons);
+  const phi = (i) => n[i] / at;
+  const error = (i) => phi(i) - a[i];
+  const [low, high] = extent([...known.map(phi), ...(a ? known.map((i) => a[i]) : [])], 0, 1 / at);
+  const most = a ? extent(known.map((i) => Math.abs(error(i))), 1 / at)[1] : 1; // prettier-ignore
+  const byValue = (value) => colour(VIRIDIS, (value - low) / (high - low));
+  const byError = (value) => colour(DIVERGING, 0.5 + value / (2 * most));
+  const kinds = a
+    ? [["a", (i) => a[i], byValue], ["φ(t)", phi, byValue], ["φ(t) − a", error, byError]] // prettier-ignore
+    : [["φ(t)", phi, byValue]];
+  const named = layer.shape.length > 2;
+  const picture = ([kind, value, paint], channel, c) => {
+    const own = known.filter((i) => Math.floor(i / cells) === c).map(value);
+    const [least, largest] = extent(own, own[0]);
+    const at = (row, column) => c * cells + row * maps.columns + column;
+    return heat({
+      label: `${kind} of ${named ? `channel ${channel}` : "the neurons"}: from ${short(least)} to ${short(largest)} θ, mean ${short(sum(own) / own.length)} θ`,
+      rows: maps.rows,
+      columns: maps.columns,
+      value: (row, column) => (flatOf(at(row, column)) < layer.neurons ? value(at(row, column)) : NaN),
+      paint,
+      told: (row, column, number) => `${placeOf(flatOf(at(row, column)), layer.shape)}: ${short(number)} θ`,
+    });
+  };
+  const rows = kinds.map((kind) => {
+    const pictures = maps.channels.map((channel, c) => html("td", {}, picture(kind, channel, c)));
+    return html("tr", {}, html("th", { scope: "row" }, kind[0]), pictures);
+  });
+  const heads = maps.channels.map((channel) => html("th", { scope: "col" }, String(channel)));
   const grid = html(
     "table",
-    { class: "maps" },
-    html("caption", { class: "away" }, `Feature maps of layer ${layer.index}, sample ${head.sample}, t = ${at}`),
-    html(
-      "thead",
-      {},
-      html(
-        "tr",
-        {},
-        html("td", {}),
-        maps.names.map((channel) => html("th", { scope: "col" }, channel)),
-      ),
-    ),
-    html("tbody", {}, body),
+    { class: "maps", "aria-label": `Feature maps of layer ${layer.index}, sample ${head.sample}, t = ${at}` },
+    named ? html("thead", {}, html("tr", {}, html("th", { scope: "col" }, "channel"), heads)) : null,
+    html("tbody", {}, rows),
   );
-  const thin = maps.stride > 1 ? ` Every neuron of ${maps.stride} is shown, down and across.` : "";
+  const thin = maps.stride > 1 ? ` One neuron of every ${maps.stride} is shown, down and across.` : "";
   const still = place < 0 ? " n below T is not kept: record spikes." : "";
   return [
-    html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Feature maps" }, grid),
-    colourbar(VIRIDIS, low, high, `a and φ(t), θ, at t = ${at}.${thin}${still}`),
-    ...(a ? [colourbar(DIVERGING, -most, most, "φ(t) − a, θ")] : []),
+    html("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Feature maps" }, grid),
+    colourbar(VIRIDIS, low, high, `${a ? "a and " : ""}φ(t) in θ, at t = ${at}.${thin}${still}`),
+    a ? colourbar(DIVERGING, -most, most, "φ(t) − a in θ") : null,
   ];
 }
 
@@ -187,13 +176,14 @@ function drawTrace({ recording, layer, single, head, t, neuron, name }) {
     spikes.forEach((spike, i) => {
       const fill = spike < 0 ? COLOURS.negative : COLOURS.snn;
       const said = svg("title", {}, `${spike < 0 ? "negative spike" : "spike"} at t = ${i + 1}`);
-      if (spike) on.add(svg("circle", { cx: on.X(i + 1), cy: on.Y(charged[i]), r: 4, fill }, said));
+      if (spike && Number.isFinite(charged[i]))
+        on.add(svg("circle", { cx: on.X(i + 1), cy: on.Y(charged[i]), r: 4, fill }, said));
     });
     nodes.push(on.node);
   }
   const on = panel(
     `Output φ(t) of neuron ${place}, ${short(phi.at(-1))} at T` + (a === null ? "" : `, against a = ${short(a)}`),
-    { ...span(phi, a === null ? [] : [a]), label: "φ(t)" },
+    { ...span(phi, [theta], a === null ? [] : [a]), label: "φ(t)" },
   );
   on.add(cursor(on, t), series(on, phi, COLOURS.snn));
   if (a !== null) on.add(level(on, a, T, COLOURS.ann));
