@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from probe.cli.completing import recordings
+
 
 @click.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE]...")
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE]...", shell_complete=recordings)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="report.html", show_default=True,
               help="The HTML file.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
