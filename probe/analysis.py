@@ -17,6 +17,7 @@ from probe.attribution import AnalogCoding, Coding, Statistics, lawful, summaris
 from probe.errors import ProbeError
 from probe.figures import figures_at
 from probe.layers import select_layers as select_layers
+from probe.layers import specs_of
 from probe.recording import Layer, Recording, open_recording
 
 SAMPLES_AT_ONCE = 32
@@ -25,12 +26,6 @@ SAMPLES_AT_ONCE = 32
 
 def _opened(recording: Recording | str | Path) -> Recording:
     return recording if isinstance(recording, Recording) else open_recording(recording)
-
-
-def _listed(layers: Sequence[str | int] | str | int | None) -> Sequence[str | int]:
-    if layers is None:
-        return ()
-    return [layers] if isinstance(layers, str | int) else layers
 
 
 def check_timestep(recording: Recording, timestep: int | None) -> int:
@@ -72,8 +67,8 @@ def unevenness(
     """
     opened = _opened(recording)
     t = check_timestep(opened, timestep)
-    chosen = select_layers(opened.layers, _listed(layers))
-    if not _listed(layers) and any(layer.paired for layer in chosen):
+    chosen = select_layers(opened.layers, specs_of(layers))
+    if not specs_of(layers) and any(layer.paired for layer in chosen):
         # Those without an ANN partner have no error; asked for by name, they say so.
         chosen = [layer for layer in chosen if layer.paired]
     return {

@@ -21,7 +21,7 @@ from probe.attribution import CASES, PIECES
 from probe.conditions import Numbers, Row, difference, judged, lookup, numbers_of, parse
 from probe.errors import ProbeError
 from probe.figures import FIGURES, SEED, bounds, figures_of, resampled, sample_sums, why_no_interval
-from probe.layers import select_layers
+from probe.layers import select_layers, specs_of
 from probe.recording import Layer, Recording, open_recording
 
 Array = npt.NDArray[np.float64]
@@ -74,7 +74,7 @@ def diff(
     t_b = check_timestep(second, t_a if timestep_b is None else timestep_b)
     apart = why_unpaired(first, second)
     sides = Side(first, t_a, SEED), Side(second, t_b, SEED if apart is None else SEED + 1)
-    specs = () if layers is None else [layers] if isinstance(layers, str | int) else layers
+    specs = specs_of(layers)
     pairs = pair_layers(select_layers(first.layers, specs), second.layers)
     if not pairs:
         raise ProbeError(

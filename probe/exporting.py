@@ -7,6 +7,7 @@ spikes are int8 (sample, timestep, *neuron) and no bits, ANN outputs are float32
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +22,8 @@ import numpy.typing as npt
 
 from probe.errors import ProbeError
 from probe.interrupts import uninterrupted
-from probe.layers import select_layers
+from probe.layers import select_layers, specs_of
+from probe.printable import shortened
 from probe.recording import Layer, Recording, open_recording
 from probe.recording.parts import free_bytes
 from probe.recording.schema import FIELDS, OVER_TIME
@@ -85,7 +87,7 @@ def export(
     layers: Sequence[str | int] | str | int | None = None,
     *,
     arrays: Sequence[str] | str | None = None,
-    samples: slice | str | None = None,
+    samples: slice | int | str | None = None,
     compress: bool = False,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda sentence: None,
@@ -101,7 +103,8 @@ def export(
         path: the new file, `.npz`.
         layers: specs (see `probe.layers.select_layers`); None for all.
         arrays: names among `probe.recording.schema.FIELDS`; None for all that the recording holds.
-        samples: a slice without a step of places in the recording, or a text such as `0:100` or `3`; None for all.
+        samples: a slice without a step of places in the recording, one place, or a text such as `0:100` or `3`; None
+            for all.
         compress: deflate it, which takes much longer and makes spikes much smaller.
         overwrite: replace what is there.
         tell: called with a sentence on how large it will be, before anything is written.
@@ -121,8 +124,7 @@ def export(
                 opened, file, layers, arrays=arrays, samples=samples, compress=compress, overwrite=overwrite, tell=tell,
                 progress=progress,
             )  # fmt: skip
-    specs = [layers] if isinstance(layers, str | int) else layers or ()
-    chosen = select_layers(recording.layers, specs)
+    chosen = select_layers(recording.layers, specs_of(layers))
     places = parse_samples(samples, recording.samples)
     names = _named(arrays)
     entries = [*_of_run(recording, places)]
@@ -138,29 +140,37 @@ def export(
             f"{size / 1e9:.2f} GB to write and {free_bytes(file) / 1e9:.2f} GB free", expected="room for the arrays",
             next_step="choose fewer with --layer, --array or --sample, or pass --compress",
         )  # fmt: skip
-    _write(file, entries, size, compress, progress)
+    _write(file, entries, size, compress, overwrite, progress)
     return Exported(file, tuple(entry.key for entry in entries), file.stat().st_size, tuple(notes))
 
 
-def parse_samples(samples: slice | str | None, count: int) -> range:
+def parse_samples(samples: slice | int | str | None, count: int) -> range:
     """The samples that are meant, as consecutive places in a recording of `count`.
 
     Raises:
-        ProbeError: it is no slice without a step, or none of the recording's samples is in it.
+        ProbeError: it is neither a slice without a step nor a place, or none of the recording's samples is in it.
     """
     if samples is None:
         return range(count)
     if isinstance(samples, str):
-        said = re.fullmatch(r"\s*(-?\d+)?\s*(:)?\s*(-?\d+)?\s*", samples)
+        said = re.fullmatch(r"\s*(-?[0-9]{1,18})?\s*(:)?\s*(-?[0-9]{1,18})?\s*", samples)
         if said is None or not (said[1] or said[2]):
-            raise ProbeError(f"samples {samples!r}", expected="A:B or one place", next_step="pass --sample 0:100")
+            raise ProbeError(
+                f"samples {shortened(repr(samples), 60)}", expected="A:B or one place", next_step="pass --sample 0:100"
+            )
         first, stop = (None if text is None else int(text) for text in (said[1], said[3]))
         if first is not None and not said[2]:
             return _some(range(count)[first : first + 1 or None], samples, count)
         return _some(range(count)[first:stop], samples, count)
-    if samples.step not in (None, 1):
-        raise ProbeError(f"samples in steps of {samples.step}", expected="a slice without a step")
-    return _some(range(count)[samples], f"{samples.start}:{samples.stop}", count)
+    if not isinstance(samples, bool):
+        with suppress(TypeError):
+            if not isinstance(samples, slice):
+                place = operator.index(samples)
+                return _some(range(count)[place : place + 1 or None], str(place), count)
+            if samples.step not in (None, 1):
+                raise ProbeError(f"samples in steps of {samples.step}", expected="a slice without a step")
+            return _some(range(count)[samples], f"{samples.start}:{samples.stop}", count)
+    raise ProbeError(f"samples {shortened(repr(samples), 60)}", expected="a slice of whole numbers, or one place")
 
 
 def _some(places: range, said: str, count: int) -> range:
@@ -171,11 +181,15 @@ def _some(places: range, said: str, count: int) -> range:
 
 def _named(arrays: Sequence[str] | str | None) -> tuple[str, ...]:
     """The arrays that were asked for, none where all that are there are meant."""
-    names = (arrays,) if isinstance(arrays, str) else tuple(dict.fromkeys(arrays or ()))
+    one_of = "one of " + ", ".join(FIELDS)
+    try:
+        names = (arrays,) if isinstance(arrays, str) else () if arrays is None else tuple(arrays)
+    except TypeError:
+        raise ProbeError(f"arrays {shortened(repr(arrays), 60)}", expected=one_of) from None
     for name in names:
-        if name not in FIELDS:
-            raise ProbeError(f"no array {name}", expected="one of " + ", ".join(FIELDS))
-    return names
+        if not isinstance(name, str) or name not in FIELDS:
+            raise ProbeError(f"no array {shortened(str(name), 60)}", expected=one_of)
+    return tuple(dict.fromkeys(names))
 
 
 def _of_run(recording: Recording, places: range) -> Iterator[Entry]:
@@ -238,14 +252,15 @@ def blocks_of(layer: Layer, name: str, places: range, dtype: np.dtype[Any], most
 
 
 def _write(
-    file: Path, entries: Sequence[Entry], size: int, compress: bool, progress: Callable[[int, int], None]
-) -> None:
+    file: Path, entries: Sequence[Entry], size: int, compress: bool, overwrite: bool,
+    progress: Callable[[int, int], None],
+) -> None:  # fmt: skip
     done = 0
     # What a signal was to do it does when the unfinished file is gone.
     with (
         uninterrupted() as stop,
         suppress(_Stopped),
-        replacing(file) as unfinished,
+        replacing(file, overwrite=overwrite) as unfinished,
         ZipFile(unfinished, "w") as archive,
     ):
         for entry in entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".parquet", ".json")
 """Of a table's file."""
-FORMULA = ("=", "+", "-", "@")
-"""What a spreadsheet takes for the beginning of a formula; `printable` leaves no tab or line break at the beginning."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What a spreadsheet takes for the beginning of a formula, in some languages also in full width; `printable` leaves no
+tab or line break at the beginning."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""What is one in every spreadsheet; Python also takes -inf and -1_0."""
+NUMBERED = re.compile(r"(.*)\.(-?[0-9]{1,18})")
+"""A column of several that differ in a number, as in `offset_spikes.-1`."""
 INT64 = range(-(1 << 63), 1 << 63)
 EXACT = 1 << 53
 """Whole numbers up to here are floats without rounding."""
@@ -56,20 +62,39 @@ def _cell(value: Any) -> Any:
 def flat_rows(rows: Sequence[Row], columns: Sequence[str] = ()) -> tuple[list[str], list[dict[str, Any]]]:
     """The columns of a table in the order in which they are met, and its rows, each with a value for every column.
 
+    Columns that differ in a number at the end stand together, in its order. A name that is null where it is met, and in
+    another row has nested values, is no column.
+
     Args:
         rows: nested.
         columns: names that are there even where no row has them.
     """
     flat = [flatten(row) for row in rows]
-    names = list(dict.fromkeys([*columns, *(name for row in flat for name in row)]))
+    met = dict.fromkeys([*columns, *(name for row in flat for name in row)])
+    nested = {name[:end] for name in met for end, character in enumerate(name) if character == "."}
+    known = {*columns, *(name for row in flat for name, value in row.items() if value is not None)}
+    names = _in_order([name for name in met if name in known or name not in nested])
     return names, [{name: row.get(name) for name in names} for row in flat]
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+    """The same with numbered columns sorted, at the place of their first."""
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if found := NUMBERED.fullmatch(name):
+            numbered.setdefault(found[1], []).append((int(found[2]), name))
+    ordered = []
+    for name in names:
+        found = NUMBERED.fullmatch(name)
+        ordered += [one for _, one in sorted(numbered.pop(found[1], []))] if found else [name]
+    return ordered
 
 
 def csv_text(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     """A table as comma-separated values: a header, then a line a row; None is an empty cell.
 
-    A text that a spreadsheet would take for a formula (one that begins with = + - @ and is no number) gets a leading
-    apostrophe: names come from files that anybody may have made.
+    A text that a spreadsheet would take for a formula (one that begins with = + - @, also of full width, and is no
+    number) gets a leading apostrophe: names come from files that anybody may have made.
     """
     names, flat = flat_rows(rows, columns)
     text = io.StringIO()
@@ -80,13 +105,9 @@ def csv_text(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
 
 
 def _inert(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(FORMULA):
+    if not isinstance(value, str) or not value.startswith(FORMULA) or NUMBER.fullmatch(value):
         return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
+    return f"'{value}"
 
 
 def json_text(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
@@ -162,7 +183,7 @@ def write_table(path: str | Path, rows: Sequence[Row], columns: Sequence[str] = 
     """
     file = check_table(path, overwrite=overwrite)
     suffix = file.suffix.lower()
-    with replacing(file) as unfinished:
+    with replacing(file, overwrite=overwrite, option="--table FILE") as unfinished:
         if suffix == ".parquet":
             from pyarrow import parquet
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from probe.analysis import SAMPLES_AT_ONCE, describe_threshold, sum_inputs
 from probe.attribution import CASES, PIECES, TERMS, TIE, Coding, comparison, why_not_even
 from probe.errors import ProbeError
-from probe.layers import select_layers
+from probe.layers import select_layers, specs_of
 from probe.recording import Layer, Recording, open_recording
 
 Floats = npt.NDArray[np.float32]
@@ -502,7 +502,7 @@ def suppose(
             expected=f"1 to T = {opened.timesteps}, for they are taken from the recorded inputs",
             next_step="pass --srp-steps N, or capture with a larger T",
         )
-    chosen = select_layers(opened.layers, [layers] if isinstance(layers, str | int) else layers or ())
+    chosen = select_layers(opened.layers, specs_of(layers))
     used = opened.samples if samples is None else min(samples, opened.samples)
     rows = []
     for layer in chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,25 +37,51 @@ def check_file(path: str | Path, suffixes: Sequence[str], *, overwrite: bool, op
     if file.is_dir():
         raise ProbeError(f"{file} is a folder", expected="a file name")
     if os.path.lexists(file) and not overwrite:
-        raise ProbeError(f"{file} exists", expected="a new file", next_step=f"pass --overwrite, or {option}")
+        raise _exists(file, option)
     return file
 
 
+def _exists(file: Path, option: str) -> ProbeError:
+    return ProbeError(f"{file} exists", expected="a new file", next_step=f"pass --overwrite, or {option}")
+
+
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, *, overwrite: bool = True, option: str = "-o FILE") -> Iterator[Path]:
     """Write to the name that is yielded: it takes the place of `file` at the end, or is removed where that fails.
 
+    Args:
+        file: in an existing folder.
+        overwrite: replace what is there, also what has appeared since it was looked at.
+        option: what names the file on the command line.
+
     Raises:
-        ProbeError: it cannot be written.
+        ProbeError: it cannot be written, or it has appeared meanwhile and may not be replaced.
     """
-    # A full disk must not leave half a file in the place of a whole one.
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    # A full disk must not leave half a file in the place of a whole one, and two threads must not share a half.
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield unfinished
-        os.replace(unfinished, file)
+        if overwrite:
+            os.replace(unfinished, file)
+        else:
+            _place(unfinished, file)
+    except FileExistsError:
+        raise _exists(file, option) from None
     except OSError as error:
         raise ProbeError(
             f"{file} cannot be written ({error.strerror or error})", expected="a writable folder with free space"
         ) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _place(unfinished: Path, file: Path) -> None:
+    """Give a file its name unless another has it, in one step where the file system has links."""
+    try:
+        os.link(unfinished, file)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(file):
+            raise FileExistsError from None
+        os.replace(unfinished, file)

@@ -64,27 +64,43 @@ class Form:
 
     def show(
         self, found: Any, rows: Callable[[], Iterable[Mapping[str, Any]]], text: Callable[[], None],
-        columns: Sequence[str] = (),
+        columns: Sequence[str] = (), draw: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """Write the table's file if there is to be one, then print.
+        """Write the picture and the table's file if there are to be any, then print, also where those have failed.
 
         Args:
             found: the object that --json prints.
             rows: gives the rows of --csv and --table, nested.
             text: prints for a person.
             columns: of the rows, where there may be none.
+            draw: draws and writes a picture.
+
+        Raises:
+            ProbeError: a file cannot be written; what is found is printed all the same.
         """
-        # First, for the reader of stdout may close it.
-        if self.table is not None:
-            made = list(rows())
-            write_table(self.table, made, columns, overwrite=self.overwrite)
-            complain(f"{self.table} is written, {len(made)} row{'s' * (len(made) != 1)}")
+        failures: list[Exception] = []
+        # Files first, for the reader of stdout may close it.
+        for write in (draw, self.table and (lambda: self._write(list(rows()), columns))):
+            try:
+                if write:
+                    write()
+            except Exception as error:
+                failures.append(error)
         if self.as_json:
             print_json(found)
         elif self.as_csv:
             click.echo(csv_text(list(rows()), columns), nl=False)
         else:
             text()
+        if failures:
+            for failure in failures[:-1]:
+                complain(str(failure))
+            raise failures[-1]
+
+    def _write(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        assert self.table is not None
+        write_table(self.table, rows, columns, overwrite=self.overwrite)
+        complain(f"{self.table} is written, {len(rows)} row{'s' * (len(rows) != 1)}")
 
 
 def table_options(function: F) -> F:

@@ -52,14 +52,19 @@ def command(output: Path | None, form: Form, **options: Any) -> None:
         check_target(output, overwrite=form.overwrite)
     with progress_bar("sensitivity") as progress:
         found = sensitivity(progress=progress, tell=_tell, **source_arguments(options), **options)
-    if output is not None:
-        from probe.plots import draw_ranking, save
 
-        save(draw_ranking(found), output, overwrite=form.overwrite)
-        complain(f"{output} is drawn")
-    form.show(found, lambda: _rows(found), lambda: _print(found))
-    for sentence in found["broken"]:
-        complain(f"ORACLE BROKEN: {sentence}")
+    def draw() -> None:
+        if output is not None:
+            from probe.plots import draw_ranking, save
+
+            save(draw_ranking(found), output, overwrite=form.overwrite)
+            complain(f"{output} is drawn")
+
+    try:
+        form.show(found, lambda: _rows(found), lambda: _print(found), draw=draw)
+    finally:
+        for sentence in found["broken"]:
+            complain(f"ORACLE BROKEN: {sentence}")
 
 
 def _tell(sentence: str) -> None:

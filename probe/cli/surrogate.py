@@ -43,17 +43,20 @@ def command(
     if output is not None:
         check_target(output, overwrite=form.overwrite)
     found = distinct([measure_surrogate(spec, at=at, span=span) for spec in specs])
-    if output is not None:
-        from probe.plots import draw_surrogates, save
 
-        save(draw_surrogates(found), output, overwrite=form.overwrite)
-        complain(f"{output} is drawn")
+    def draw() -> None:
+        if output is not None:
+            from probe.plots import draw_surrogates, save
+
+            save(draw_surrogates(found), output, overwrite=form.overwrite)
+            complain(f"{output} is drawn")
+
     rows = [one.plain() for one in found]
     form.show(
         {"schema": SCHEMA, "range": span, "points": POINTS, "dtype": "float32", "surrogates": rows},
         lambda: [{name: value for name, value in row.items() if name != "remarks"} for row in rows],
-        lambda: _print(found),
-    )
+        lambda: _print(found), draw=draw,
+    )  # fmt: skip
 
 
 def _print(found: Sequence[MeasuredSurrogate]) -> None:

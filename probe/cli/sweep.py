@@ -64,18 +64,23 @@ def command(
             methods=names, timesteps=timesteps, progress=_named(advance), tell=_tell, **source_arguments(options),
             **options,
         )  # fmt: skip
-    if output is not None:
-        from probe.plots import draw_study, save
-
-        save(draw_study(found), output, overwrite=form.overwrite)
-        complain(f"{output} is drawn")
-    form.show(
-        found, lambda: _layer_rows(found) if shown else _rows(found),
-        lambda: _print(found, timestep or timesteps, layers=bool(shown)),
-    )  # fmt: skip
     broken = [f"{row['method']}: {sentence}" for row in found["methods"] for sentence in row["broken"]]
-    for sentence in broken:
-        complain(f"ORACLE BROKEN: {sentence}")
+
+    def draw() -> None:
+        if output is not None:
+            from probe.plots import draw_study, save
+
+            save(draw_study(found), output, overwrite=form.overwrite)
+            complain(f"{output} is drawn")
+
+    try:
+        form.show(
+            found, lambda: _layer_rows(found) if shown else _rows(found),
+            lambda: _print(found, timestep or timesteps, layers=bool(shown)), draw=draw,
+        )  # fmt: skip
+    finally:
+        for sentence in broken:
+            complain(f"ORACLE BROKEN: {sentence}")
     return EXIT_CHECK if strict and broken else 0
 
 

@@ -45,18 +45,21 @@ def command(file: Path, layer: str, sample: int, neuron: str, form: Form, output
         }
         for t in range(len(found.x))
     ]  # fmt: skip
-    if output is not None:
-        from probe.plots import draw_trace, save
 
-        save(draw_trace(found), output, overwrite=form.overwrite)
-        click.echo(f"{output}", err=not form.is_text)
+    def draw() -> None:
+        if output is not None:
+            from probe.plots import draw_trace, save
+
+            save(draw_trace(found), output, overwrite=form.overwrite)
+            click.echo(f"{output}", err=not form.is_text)
+
     head = {
         "schema": "probe-trace/1", "file": str(file), "layer": found.layer_index, "name": found.layer_name,
         "sample": found.sample, "neuron": list(found.neuron), "threshold": found.threshold,
         "initial_potential": found.initial_potential, "levels": found.levels, "ann_input": found.ann_input,
         "ann_output": found.ann_output, "silenced": found.silenced,
     }  # fmt: skip
-    form.show({**head, "steps": steps}, lambda: steps, lambda: _print(found, label, steps))
+    form.show({**head, "steps": steps}, lambda: steps, lambda: _print(found, label, steps), draw=draw)
 
 
 def _print(found: Trace, label: int, steps: Sequence[Mapping[str, Any]]) -> None:
@@ -83,4 +86,3 @@ def _print(found: Trace, label: int, steps: Sequence[Mapping[str, Any]]) -> None
 def _known(value: float) -> float | None:
     """A number as JSON has it, which has no NaN."""
     return float(value) if value == value else None
-

@@ -276,8 +276,9 @@ class Recording:
         """Make sure of all parts of an array before it is read: there, as they were, and built as parts are.
 
         Raises:
-            ProbeError: one is not.
+            ProbeError: one is not, or the recording is closed.
         """
+        self.check_open()
         self._check_unchanged()
         if name in self._checked or f"/{name}" not in self._virtual:
             return
@@ -322,6 +323,17 @@ class Recording:
     ) -> None:
         self.close()
 
+    def check_open(self) -> None:
+        """Make sure that arrays can be read.
+
+        Raises:
+            ProbeError: the recording is closed.
+        """
+        if not self._file:
+            raise ProbeError(
+                f"{self.path} is closed", expected="an open recording", next_step="read before it is closed"
+            )
+
     def close(self) -> None:
         """Close the file; what was read stays."""
         _close(self._file)
@@ -335,7 +347,7 @@ class Recording:
     def _network(self, name: str, chosen: Any = ()) -> Array:
         """An array that is no layer's, or what a slice, or a slice of each axis, cuts from it."""
         self.check_sources(name)
-        with _reading(self.path, name):
+        with _reading(self, name):
             values: Array = self._file[name][chosen]
         return values
 
@@ -374,7 +386,7 @@ class Recording:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a later diagnosis needs and no array holds: modes, calls, order, law, oracles."""
-        with _reading(self.path, "facts"):
+        with _reading(self, "facts"):
             facts = {name: parsed(item[()]) for name, item in self._file["facts"].items()}
             check_facts(facts)
         return facts
@@ -451,7 +463,8 @@ class Layer:
         return self.info.neurons
 
     def has(self, name: str) -> bool:
-        """True where the recording holds the array called `name`."""
+        """True where the recording, which has to be open, holds the array called `name`."""
+        self.recording.check_open()
         return name in self._group
 
     @property
@@ -466,10 +479,7 @@ class Layer:
     # ---------------------------------------------------------------------------------------------- arrays
 
     def _stored(self, name: str) -> h5py.Dataset:
-        if not self._group:
-            raise ProbeError(
-                f"{self.recording.path} is closed", expected="an open recording", next_step="read before it is closed"
-            )
+        self.recording.check_open()
         if name not in self._group:
             if name == "silenced":
                 raise ProbeError(f"layer {self.index} has no silenced neurons", expected="a recording of SRP neurons")
@@ -514,7 +524,7 @@ class Layer:
             single: Array = self.read(name, slice(first, first + 1), timesteps)[0]
             return single
         stored = self._stored(name)
-        with _reading(self.recording.path, f"{name} of layer {self.index}"):
+        with _reading(self.recording, f"{name} of layer {self.index}"):
             if name == "snn_input":
                 if stored.shape[1] == 1:
                     raw = stored[samples]
@@ -580,7 +590,7 @@ class Layer:
         """What the layer's coding takes: k = a·L/θ, whole numbers, for QCFS, and a for ReLU; (sample, *neuron)."""
         stored = self._stored("ann_output")
         if self.info.encodes:
-            with _reading(self.recording.path, f"ann_output of layer {self.index}"):
+            with _reading(self.recording, f"ann_output of layer {self.index}"):
                 return np.asarray(stored[samples])
         activation = self.read("ann_output", samples)
         return activation if self.levels is None else levels_of(activation, self.threshold, self.levels)
@@ -605,7 +615,7 @@ class Layer:
     def _statistics(self) -> h5py.Group:
         """The group that holds them, once it is sure to be whole."""
         self.recording.check_sources(f"layers/{self.index}/statistics/per_sample")
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             group = self._group["statistics"]
             check_statistics(group, self.coding, self.recording.samples, self.recording.timesteps, self.shape)
         return group
@@ -613,29 +623,29 @@ class Layer:
     @cached_property
     def grid(self) -> tuple[int, ...]:
         """The t at which statistics are kept."""
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             return tuple(int(t) for t in self._statistics["timestep"][()])
 
     @cached_property
     def statistics(self) -> LayerStatistics:
         """Everything that was gathered while the network ran."""
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             return stored_statistics.read(self._statistics)
 
     def statistics_at(self, timestep: int) -> Statistics | None:
         """The statistics of one t of the grid; None where the grid has no such t."""
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             return stored_statistics.read_at(self._statistics, timestep)
 
     def offsets_at(self, timestep: int) -> dict[int, int]:
         """How many neurons have each offset spike at one t of the grid, as the file keeps it."""
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             return stored_statistics.read_offsets(self._statistics, timestep)
 
     @cached_property
     def per_sample_timesteps(self) -> tuple[int, ...]:
         """The t at which sums of each sample are kept."""
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             return tuple(int(t) for t in self._statistics["per_sample_timestep"][()])
 
     def per_sample_at(self, timestep: int) -> Array | None:
@@ -645,7 +655,7 @@ class Layer:
         """
         if timestep not in self.per_sample_timesteps:
             return None
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             place = self.per_sample_timesteps.index(timestep)
             sums: Array = self._statistics["per_sample"][:, place]
             if sums.shape != (self.recording.samples, 5):
@@ -655,14 +665,14 @@ class Layer:
     @cached_property
     def spikes_at(self) -> Array:
         """Σ s(t) over samples and neurons, int64 (timestep,)."""
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             spikes: Array = self._statistics["spikes_at"][()]
         return spikes
 
     @cached_property
     def spikes_per_neuron(self) -> Array:
         """n at T summed over samples, int64 (*neuron)."""
-        with _reading(self.recording.path, f"statistics of layer {self.index}"):
+        with _reading(self.recording, f"statistics of layer {self.index}"):
             spikes: Array = self._statistics["spikes_per_neuron"][()]
         return spikes
 
@@ -674,12 +684,13 @@ def decode_levels(k: Array, info: LayerInfo) -> Array:
 
 
 @contextlib.contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
+def _reading(recording: Recording, what: str) -> Iterator[None]:
+    recording.check_open()
     try:
         yield
     except DAMAGE as error:
         raise ProbeError(
-            f"{path}: {what} cannot be read ({shortened(_words(error), 300)})",
+            f"{recording.path}: {what} cannot be read ({shortened(_words(error), 300)})",
             expected="a whole recording",
             next_step="capture it again",
         ) from None

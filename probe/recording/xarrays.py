@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe.errors import ProbeError
-from probe.layers import select_layers
+from probe.layers import select_layers, specs_of
 from probe.recording.schema import FIELDS, OVER_TIME
 
 if TYPE_CHECKING:
@@ -45,13 +45,17 @@ def tree_of(recording: Recording, layers: Sequence[str | int] | str | int | None
             f"xarray {xr.__version__} has no DataTree", expected="xarray 2024.10 or newer",
             next_step="pip install --upgrade 'snn-probe[xarray]'",
         )  # fmt: skip
-    specs = [layers] if isinstance(layers, str | int) else layers or ()
-    chosen = select_layers(recording.layers, specs)
+    chosen = select_layers(recording.layers, specs_of(layers))
     logits = {"snn": ("sample", "timestep", "class"), **({"ann": ("sample", "class")} if recording.has_ann else {})}
     root = xr.Dataset(
         {f"{network}_logits": (axes, _logits(recording, f"output/{network}")) for network, axes in logits.items()},
         _coordinates(recording, over_time=True),
-        {key: value for key, value in recording.attributes.items() if isinstance(value, str | int | float)},
+        # netCDF has no truth values.
+        {
+            key: int(value) if isinstance(value, bool) else value
+            for key, value in recording.attributes.items()
+            if isinstance(value, str | int | float)
+        },
     )
     # A name may hold a slash, which separates groups, so the index names the group.
     groups = {f"/layers/{layer.index}": dataset_of(layer) for layer in chosen}
@@ -150,5 +154,16 @@ def _lazy(read: Callable[..., Any], shape: tuple[int, ...], dtype: Any, cut: int
             # These axes are cut already, a single place of one to an axis of one.
             done = (slice(None) if isinstance(one, slice) else 0 for one in key[:cut])
             return values[(*done, *key[cut:])]
+
+        def __reduce__(self) -> str | tuple[Any, ...]:
+            raise ProbeError(
+                "arrays of an open recording cannot be pickled", expected="loaded ones", next_step="call .load() first"
+            )
+
+        def __copy__(self) -> Stored:
+            return self
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Stored:
+            return self
 
     return indexing.LazilyIndexedArray(Stored())

@@ -50,6 +50,6 @@ def report(
     with contextlib.ExitStack() as stack:
         opened = [one if isinstance(one, Recording) else stack.enter_context(open_recording(one)) for one in chosen]
         text = page(contents(opened, BUDGET))
-    with replacing(target) as unfinished:
+    with replacing(target, overwrite=overwrite) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return target
