@@ -48,9 +48,9 @@ READABLE = (
 CONTROL = re.compile(r"[^\n\x20-\x7e]")
 FORBIDDEN_EVENTS = (
     "pickle.find_class", "marshal.load", "subprocess.Popen", "os.system", "os.exec", "socket.connect", "socket.bind",
-    "os.symlink", "os.link", "os.chmod", "shutil.rmtree", "ftplib.connect", "urllib.Request",
+    "os.symlink", "os.chmod", "shutil.rmtree", "ftplib.connect", "urllib.Request",
 )  # fmt: skip
-WRITABLE = re.compile(r"(picture\.(png|svg|pdf)|merged\.h5)(\.tmp)?|\.probe-\d+")
+WRITABLE = re.compile(r"(picture\.(png|svg|pdf)|merged\.h5)(\.(\d+-[0-9a-f]{8}\.)?tmp)?|\.probe-\d+")
 
 
 @dataclass
@@ -165,6 +165,11 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event in FORBIDDEN_EVENTS:
         _events.append(f"{event} {arguments!r:.200}")
+    elif event == "os.link":
+        # A file may be given its name by a link; anything else stays where it is.
+        ends = [os.path.relpath(os.fsdecode(path)) for path in arguments[:2]]
+        if not all(WRITABLE.fullmatch(end) for end in ends):
+            _events.append(f"{event} {ends!r:.200}")
     elif event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate"):
         path = arguments[0]
         if not isinstance(path, str | bytes | os.PathLike):
