@@ -22,6 +22,8 @@ from probe.recording import Layer, Recording, open_recording
 
 SAMPLES_AT_ONCE = 32
 """Samples that a recomputation holds in memory."""
+LOGITS_AT_ONCE = 4_000_000
+"""Logits that are held in memory, as float64."""
 
 
 def _opened(recording: Recording | str | Path) -> Recording:
@@ -257,11 +259,21 @@ def accuracy(recording: Recording | str | Path = "recording.h5") -> dict[str, An
 
 
 def right_answers(recording: Recording) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_]]:
-    """Which samples the ANN, if there is one, and the SNN at every t have right: (sample,) and (sample, timestep)."""
-    labels = recording.labels
-    summed = np.cumsum(recording.snn_logits.astype(np.float64), axis=1)
-    ann = recording.ann_logits.argmax(1) == labels if recording.has_ann else None
-    return ann, summed.argmax(2) == labels[:, None]
+    """Which samples the ANN, if there is one, and the SNN at every t have right: (sample,) and (sample, timestep).
+
+    Logits are read in blocks: those of a large data set are larger than memory.
+    """
+    labels, classes = recording.labels, recording.read("output/snn", slice(0, 0)).shape[2]
+    snn = np.empty((recording.samples, recording.timesteps), bool)
+    ann = np.empty(recording.samples, bool) if recording.has_ann else None
+    step = max(1, LOGITS_AT_ONCE // (recording.timesteps * classes))
+    for first in range(0, recording.samples, step):
+        part = slice(first, first + step)
+        summed = np.cumsum(recording.read("output/snn", part), axis=1, dtype=np.float64)
+        snn[part] = summed.argmax(2) == labels[part, None]
+        if ann is not None:
+            ann[part] = recording.read("output/ann", part).argmax(1) == labels[part]
+    return ann, snn
 
 
 def layer_table(recording: Recording | str | Path = "recording.h5") -> dict[str, Any]:
@@ -419,7 +431,7 @@ def trace(recording: Recording | str | Path, layer: str | int, sample: int, neur
     if found.has("membrane_potential"):
         potential = found.read("membrane_potential", sample)[over_time]
     elif lawful(found.traits):
-        potential = start + np.cumsum(x, dtype=np.float32) - np.float32(threshold) * count
+        potential = potential_by_law(x, count, np.float32(threshold), np.float32(start))
     else:
         potential = np.full(len(x), np.nan)
     return Trace(
@@ -431,6 +443,20 @@ def trace(recording: Recording | str | Path, layer: str | int, sample: int, neur
         snn_output=threshold * count / np.arange(1, opened.timesteps + 1),
         silenced=bool(found.info.silencing and found.read("silenced", sample)[place]),
     )  # fmt: skip
+
+
+def potential_by_law(
+    x: npt.NDArray[np.float32], count: npt.NDArray[np.int64], threshold: Any, start: Any
+) -> npt.NDArray[np.float32]:
+    """v(t) = v(0) + Σx − θ·n, after the reset, where the conservation law holds.
+
+    Args:
+        x: x(t), (..., timestep); summed in float32 in the order of t.
+        count: n(t), likewise.
+        threshold, start: θ and v(0), float32, broadcastable to x.
+    """
+    potential: npt.NDArray[np.float32] = (start + np.cumsum(x, -1, dtype=np.float32) - threshold * count).astype("f4")
+    return potential
 
 
 def parse_neuron(layer: Layer, neuron: Sequence[int] | str | int) -> tuple[int, ...]:

@@ -197,14 +197,14 @@ def _of_run(recording: Recording, places: range) -> Iterator[Entry]:
     yield _small("samples/index", recording.indices[places.start : places.stop])
     yield _small("samples/label", recording.labels[places.start : places.stop])
     for key in ("output/snn", *(["output/ann"] if recording.has_ann else [])):
-        shape = recording._network(key, slice(0, 1)).shape[1:]
+        shape = recording.read(key, slice(0, 1)).shape[1:]
         blocks = partial(_logits, recording, key, places, max(1, BLOCK_BYTES // (4 * math.prod(shape))))
         yield Entry(key, (len(places), *shape), np.dtype(np.float32), blocks)
 
 
 def _logits(recording: Recording, key: str, places: range, samples: int) -> Iterator[Block]:
     for first in range(places.start, places.stop, samples):
-        yield recording._network(key, slice(first, min(first + samples, places.stop)))
+        yield recording.read(key, slice(first, min(first + samples, places.stop)))
 
 
 def _of_layer(layer: Layer, names: Sequence[str], places: range) -> Iterator[Entry]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import probe
-from probe import zoo
+from probe import analysis, zoo
 from probe.data import DataSet, open_data
 from probe.errors import Interrupted, ProbeError
 from probe.families import convert
@@ -331,6 +331,18 @@ def test_a_broken_oracle_is_warned_of_in_python(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("probe.session.plan", lambda model, **options: planned)
     with pytest.warns(UserWarning, match=r"ORACLE BROKEN: .*layer 0"):
         assert probe.capture() == tmp_path / "r.h5"
+
+
+@pytest.mark.parametrize("at_once", [1, 250, 10**9])
+def test_answers_do_not_depend_on_how_many_logits_are_read_at_once(
+    recordings: Callable[..., Path], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analysis, "LOGITS_AT_ONCE", at_once)
+    with probe.open(recordings()) as recording:
+        ann, snn = analysis.right_answers(recording)
+        summed = np.cumsum(recording.snn_logits.astype(np.float64), axis=1)
+        np.testing.assert_array_equal(snn, summed.argmax(2) == recording.labels[:, None])
+        np.testing.assert_array_equal(ann, recording.ann_logits.argmax(1) == recording.labels)
 
 
 def test_more_levels_and_more_times(recordings: Callable[..., Path]) -> None:

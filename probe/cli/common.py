@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,9 @@ from probe.cli.completing import recordings
 from probe.cli.layout import is_dumb, table_text, takes_colour, width_of
 from probe.printable import printable_json
 from probe.tables import check_table, csv_text, write_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,6 +99,19 @@ class Form:
             for failure in failures[:-1]:
                 complain(str(failure))
             raise failures[-1]
+
+    def picture(self, output: Path | None, draw: Callable[[], Figure]) -> Callable[[], None] | None:
+        """What draws a picture, writes it and says so, for `show`; None where none is asked for."""
+        if output is None:
+            return None
+
+        def write() -> None:
+            from probe.plots import save
+
+            save(draw(), output, overwrite=self.overwrite)
+            complain(f"{output} is drawn")
+
+        return write
 
     def _write(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         assert self.table is not None

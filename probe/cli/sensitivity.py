@@ -46,22 +46,17 @@ def command(output: Path | None, form: Form, **options: Any) -> None:
     Example:  probe sensitivity zoo:digits -T 4 --layer 0:3 -o sensitivity.png
     """
     from probe.ablation import sensitivity
+    from probe.plots import draw_ranking
     from probe.plots.saving import check_target
 
     if output is not None:
         check_target(output, overwrite=form.overwrite)
     with progress_bar("sensitivity") as progress:
         found = sensitivity(progress=progress, tell=_tell, **source_arguments(options), **options)
-
-    def draw() -> None:
-        if output is not None:
-            from probe.plots import draw_ranking, save
-
-            save(draw_ranking(found), output, overwrite=form.overwrite)
-            complain(f"{output} is drawn")
-
     try:
-        form.show(found, lambda: _rows(found), lambda: _print(found), draw=draw)
+        form.show(
+            found, lambda: _rows(found), lambda: _print(found), draw=form.picture(output, lambda: draw_ranking(found))
+        )
     finally:
         for sentence in found["broken"]:
             complain(f"ORACLE BROKEN: {sentence}")

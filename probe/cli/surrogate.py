@@ -37,25 +37,18 @@ def command(
     \b
     Example:  probe surrogate 'spikingjelly:Sigmoid(alpha=4.0)' 'snntorch:fast_sigmoid(slope=25)' -o surrogates.png
     """
+    from probe.plots import draw_surrogates
     from probe.plots.saving import check_target
     from probe.surrogates import POINTS, distinct, measure_surrogate
 
     if output is not None:
         check_target(output, overwrite=form.overwrite)
     found = distinct([measure_surrogate(spec, at=at, span=span) for spec in specs])
-
-    def draw() -> None:
-        if output is not None:
-            from probe.plots import draw_surrogates, save
-
-            save(draw_surrogates(found), output, overwrite=form.overwrite)
-            complain(f"{output} is drawn")
-
     rows = [one.plain() for one in found]
     form.show(
         {"schema": SCHEMA, "range": span, "points": POINTS, "dtype": "float32", "surrogates": rows},
         lambda: [{name: value for name, value in row.items() if name != "remarks"} for row in rows],
-        lambda: _print(found), draw=draw,
+        lambda: _print(found), draw=form.picture(output, lambda: draw_surrogates(found)),
     )  # fmt: skip
 
 

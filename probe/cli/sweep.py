@@ -45,6 +45,7 @@ def command(
     \b
     Example:  probe sweep zoo:digits -T 32 --methods if,if@0,negspike,srp --samples all -o sweep.png
     """
+    from probe.plots import draw_study
     from probe.plots.saving import check_target
     from probe.prepare import DEFAULT_SWEEP_T
     from probe.study import cost, sweep, table_grid
@@ -65,18 +66,11 @@ def command(
             **options,
         )  # fmt: skip
     broken = [f"{row['method']}: {sentence}" for row in found["methods"] for sentence in row["broken"]]
-
-    def draw() -> None:
-        if output is not None:
-            from probe.plots import draw_study, save
-
-            save(draw_study(found), output, overwrite=form.overwrite)
-            complain(f"{output} is drawn")
-
     try:
         form.show(
             found, lambda: _layer_rows(found) if shown else _rows(found),
-            lambda: _print(found, timestep or timesteps, layers=bool(shown)), draw=draw,
+            lambda: _print(found, timestep or timesteps, layers=bool(shown)),
+            draw=form.picture(output, lambda: draw_study(found)),
         )  # fmt: skip
     finally:
         for sentence in broken:

@@ -344,8 +344,17 @@ class Recording:
             f"T = {self.timesteps}, {self.record}>"
         )
 
-    def _network(self, name: str, chosen: Any = ()) -> Array:
-        """An array that is no layer's, or what a slice, or a slice of each axis, cuts from it."""
+    def read(self, name: str, chosen: Any = ()) -> Array:
+        """An array that is no layer's, or a part of it.
+
+        Args:
+            name: `samples/index`, `samples/label`, `samples/digest_ann`, `samples/digest_snn`, `output/ann` (sample,
+                class) or `output/snn` (sample, timestep, class).
+            chosen: a slice of the first axis, or one of each.
+
+        Raises:
+            ProbeError: the recording is closed, or the array cannot be read.
+        """
         self.check_sources(name)
         with _reading(self, name):
             values: Array = self._file[name][chosen]
@@ -354,18 +363,18 @@ class Recording:
     @cached_property
     def labels(self) -> Array:
         """Class of each sample, int64 (sample,)."""
-        return self._network("samples/label")
+        return self.read("samples/label")
 
     @cached_property
     def indices(self) -> Array:
         """Place of each sample in its data set, int64 (sample,)."""
-        return self._network("samples/index")
+        return self.read("samples/index")
 
     @cached_property
     def digests(self) -> tuple[Array, Array]:
         """64-bit hashes of what the ANN and the SNN were fed, each uint64 (sample,); equal where there was no ANN."""
-        snn = self._network("samples/digest_snn")
-        return (self._network("samples/digest_ann") if self.has_ann else snn), snn
+        snn = self.read("samples/digest_snn")
+        return (self.read("samples/digest_ann") if self.has_ann else snn), snn
 
     @cached_property
     def ann_logits(self) -> Array:
@@ -376,12 +385,12 @@ class Recording:
         """
         if not self.has_ann:
             raise ProbeError(f"{self.path} was recorded without an ANN", expected="a recording of an ANN and an SNN")
-        return self._network("output/ann")
+        return self.read("output/ann")
 
     @cached_property
     def snn_logits(self) -> Array:
         """Logits of the SNN at each timestep, not summed, float32 (sample, timestep, class)."""
-        return self._network("output/snn")
+        return self.read("output/snn")
 
     @cached_property
     def facts(self) -> dict[str, Any]:

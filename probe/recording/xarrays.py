@@ -126,9 +126,9 @@ def _array(layer: Layer, name: str) -> Any:
 
 
 def _logits(recording: Recording, name: str) -> Any:
-    first = recording._network(name, slice(0, 1))
+    first = recording.read(name, slice(0, 1))
     shape = (recording.samples, *first.shape[1:])
-    return _lazy(lambda *spans: recording._network(name, spans), shape, first.dtype, len(shape))
+    return _lazy(lambda *spans: recording.read(name, spans), shape, first.dtype, len(shape))
 
 
 def _lazy(read: Callable[..., Any], shape: tuple[int, ...], dtype: Any, cut: int) -> Any:

@@ -8,12 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import accuracy, layer_table, right_answers, unevenness
+from probe.analysis import layer_table, right_answers, unevenness
 from probe.attribution import CASES, PIECES, RESIDUAL_BINS_PER_THRESHOLD, RESIDUAL_EDGES, why_not_even
 from probe.compare import diff, pair_layers, why_unpaired
 from probe.diagnosing import diagnose
 from probe.intervals import wilson
-from probe.plots.colours import CASE_COLOURS, CASE_LABELS, RESIDUAL_COLOURS, TERM_COLOURS, TERM_LABELS
+from probe.plots.colours import (
+    BLUE,
+    CASE_COLOURS,
+    CASE_LABELS,
+    EQUAL,
+    GREEN,
+    GREY,
+    ORANGE,
+    OVER,
+    PURPLE,
+    RED,
+    RESIDUAL_COLOURS,
+    TERM_COLOURS,
+    TERM_LABELS,
+    UNDER,
+)
 from probe.printable import printable
 from probe.recording import Layer, Recording
 from probe.reporting.single import (
@@ -40,6 +55,18 @@ WORDS = {
     "residual": RESIDUAL_COLOURS,
     "edges": [float(edge) for edge in RESIDUAL_EDGES],
     "bins_per_threshold": RESIDUAL_BINS_PER_THRESHOLD,
+    "colours": {
+        "snn": BLUE,
+        "ann": ORANGE,
+        "other": GREEN,
+        "input": GREEN,
+        "threshold": PURPLE,
+        "unknown": GREY,
+        "over": OVER,
+        "under": UNDER,
+        "equal": EQUAL,
+        "negative": RED,
+    },
 }
 """The words and colours of every picture, and the bins of the residual potential."""
 MOST_CELLS = 4096
@@ -126,9 +153,8 @@ def _recording(
         )
     found = diagnose(recording)
     last = list(rows[recording.timesteps].values())
-    _, snn = right_answers(recording)
+    ann, snn = right_answers(recording)
     low, high = wilson(snn.mean(0), len(snn))
-    said = accuracy(recording)
     return {
         "file": printable(recording.path.name),
         "facts": {name: printable(str(recording.attributes.get(name, ""))) for name in FACTS},
@@ -136,7 +162,8 @@ def _recording(
         "timesteps": recording.timesteps, "grid": grid,
         "verdict": verdict(recording, last, found["findings"]), "findings": found["findings"],
         "accuracy": {
-            "ann": said["ann"], "snn": list(said["snn"].values()), "low": low.tolist(), "high": high.tolist(),
+            "ann": None if ann is None else float(ann.mean()), "snn": snn.mean(0).tolist(),
+            "low": low.tolist(), "high": high.tolist(),
         },
         "shown": [sample_head(recording, sample) for sample in samples], "layers": layers,
     }  # fmt: skip
@@ -146,11 +173,9 @@ def _at(recording: Recording, timestep: int) -> dict[int, dict[str, Any]]:
     """The rows of `probe unevenness` at one t by the layers' indices, with what their pictures need beside them."""
     if not any(layer.paired for layer in recording.layers):
         return {}
-    found = {}
-    for row in unevenness(recording, timestep=timestep)["layers"]:
-        layer = next(one for one in recording.layers if one.index == row["index"])
-        found[layer.index] = {**row, **_pictures(layer, timestep)}
-    return found
+    layers = {layer.index: layer for layer in recording.layers}
+    rows = unevenness(recording, timestep=timestep)["layers"]
+    return {row["index"]: {**row, **_pictures(layers[row["index"]], timestep)} for row in rows}
 
 
 def _pictures(layer: Layer, timestep: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from probe import __version__
 from probe.printable import printable
+from probe.reporting.verdict import compared
 
 SCRIPTS = ("charts.js", "statistics.js", "single.js", "report.js")
 """In the order in which they build on each other."""
@@ -31,7 +32,7 @@ def page(said: Mapping[str, Any]) -> str:
     """
     harmless = _harmless(said)
     return _environment().get_template("page.html.j2").render(
-        **harmless, version=__version__, difference_told=_difference_told(harmless["difference"]),
+        **harmless, version=__version__, difference_told=compared(harmless["difference"]),
         style=Markup(_style()), style_hash=_hash(_style()), script=Markup(_script()), script_hash=_hash(_script()),
         data={key: harmless[key] for key in ("words", "recordings", "rows")},
     )  # fmt: skip
@@ -88,20 +89,3 @@ def _harmless(value: Any) -> Any:
         # Lists of numbers make most of the page.
         return value if value and isinstance(value[0], int | float) else [_harmless(one) for one in value]
     return value
-
-
-def _difference_told(difference: Mapping[str, Any] | None) -> str:
-    """What became of the accuracy and of the layers' errors from A to B, in a sentence or two."""
-    if difference is None:
-        return ""
-    snn = difference["accuracy"]["snn"]
-    change = "unknown"
-    if snn["difference"] is not None:
-        change = f"{100 * snn['difference']:+.2f} points".replace("-", "−")
-    beyond = {True: ", beyond sampling noise", False: ", within sampling noise", None: ""}[snn["beyond_noise"]]
-    verdicts = [row["verdict"] for row in difference["layers"]]
-    counted = [f"{verdicts.count(word)} {text}" for word, text in
-               (("better", "better"), ("worse", "worse"), ("equal", "equal"), ("noise", "within noise"))
-               if verdicts.count(word)]  # fmt: skip
-    layers = f"; layers by the mean square of their error: {', '.join(counted)}" if counted else ""
-    return f"The SNN's accuracy at t = {difference['a']['timestep']} changes by {change}{beyond}{layers}."

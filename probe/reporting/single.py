@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import right_answers
+from probe.analysis import potential_by_law, right_answers
 from probe.attribution import lawful
 from probe.plots.choice import by_error, largest_sample, outputs_of, strongest_channels
 from probe.recording import Layer, Recording
@@ -92,10 +92,11 @@ def telling_samples(recording: Recording, number: int) -> list[int]:
 
 def sample_head(recording: Recording, sample: int) -> dict[str, Any]:
     """A sample's place, label and what each network says of it at T."""
-    summed = recording.snn_logits[sample].astype(np.float64).sum(0)
+    one = slice(sample, sample + 1)
+    summed = recording.read("output/snn", one)[0].astype(np.float64).sum(0)
     return {
         "sample": sample, "label": int(recording.labels[sample]), "snn": int(summed.argmax()),
-        "ann": int(recording.ann_logits[sample].argmax()) if recording.has_ann else None,
+        "ann": int(recording.read("output/ann", one)[0].argmax()) if recording.has_ann else None,
     }  # fmt: skip
 
 
@@ -143,9 +144,7 @@ def traces(layer: Layer, sample: int, neurons: Sequence[int]) -> dict[str, Any] 
         found["v"] = packed(layer.read("membrane_potential", sample).reshape(timesteps, -1)[:, chosen].T)
     elif lawful(layer.traits):
         count = np.cumsum(spikes, 1, dtype=np.int64)
-        # In the order of t and in float32, as `probe.trace` has it.
-        potential = start[:, None] + np.cumsum(x, 1, dtype=np.float32) - threshold[:, None] * count
-        found["v"] = packed(potential.astype(np.float32))
+        found["v"] = packed(potential_by_law(x, count, threshold[:, None], start[:, None]))
     return found
 
 

@@ -90,3 +90,24 @@ def _advice(findings: Sequence[Row]) -> str:
         where = f" in layer {worst['index']} ({worst['layer']})"
     advice = f": {worst['advice']}" if worst["advice"] else ""
     return f"The checks find {told}; first of all{where}, {worst['what']}{advice}."
+
+
+def compared(difference: Row | None) -> str:
+    """A sentence on two recordings: what became of the accuracy and of the layers' errors from A to B.
+
+    Args:
+        difference: as `probe.diff` has it; None where no layer is in both, for which there is no sentence.
+    """
+    if difference is None:
+        return ""
+    snn = difference["accuracy"]["snn"]
+    change = "unknown"
+    if snn["difference"] is not None:
+        change = f"{100 * snn['difference']:+.2f} points".replace("-", "−")
+    beyond = {True: ", beyond sampling noise", False: ", within sampling noise", None: ""}[snn["beyond_noise"]]
+    verdicts = [row["verdict"] for row in difference["layers"]]
+    counted = [f"{verdicts.count(word)} {text}" for word, text in
+               (("better", "better"), ("worse", "worse"), ("equal", "equal"), ("noise", "within noise"))
+               if verdicts.count(word)]  # fmt: skip
+    layers = f"; layers by the mean square of their error: {', '.join(counted)}" if counted else ""
+    return f"The SNN's accuracy at t = {difference['a']['timestep']} changes by {change}{beyond}{layers}."

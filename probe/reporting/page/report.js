@@ -2,6 +2,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const WORDS = DATA.words;
+const COLOURS = WORDS.colours;
 const RECORDINGS = DATA.recordings;
 const GRID = [...new Set(RECORDINGS.flatMap((one) => one.grid))].sort((a, b) => a - b);
 const LETTERS = ["A", "B"];
@@ -192,7 +193,7 @@ function drawMap() {
   const unknown = sides.some((side) => rows.some((row) => partsOf(layerOf(row, side)).length === 1));
   const words = WORDS.pieces.map(([, text, fill]) => [text, fill]);
   if (unknown) words.push(["of unknown kind", COLOURS.unknown]);
-  keep(node, [html("p", { class: "label" }, `at ${tOfT()}`), strips, ERRING ? legend(words) : null, drawAllRates()]);
+  keep(node, [html("p", { class: "label" }, `at ${tOfT()}`), strips, ERRING ? legend(words) : null, ALL_RATES]);
   for (const [side, strip] of [...node.querySelectorAll(".strip")].entries()) {
     const current = strip.querySelector("[aria-current]");
     if (side === from) current.focus({ preventScroll: true });
@@ -254,6 +255,9 @@ function drawAllRates() {
     ),
   );
 }
+
+/** Drawn once, for nothing that is chosen changes it. */
+const ALL_RATES = drawAllRates();
 
 // ---------------------------------------------------------------------------------------------------- layer
 

@@ -5,16 +5,6 @@
 // files), pick (chooses a neuron), all (the same of both recordings, whose scales are one)}. A text in place of nodes is
 // the reason why there is nothing to see.
 
-const COLOURS = {
-  snn: "#0072B2",
-  ann: "#E69F00",
-  other: "#009E73",
-  negative: "#D55E00",
-  input: "#009E73",
-  threshold: "#CC79A7",
-  unknown: "#8C8C8C",
-};
-
 const NO_PARTNER = "This layer has no ANN partner, so there is no error to speak of.";
 const whyNothing = (layer) => (layer.paired ? "This recording keeps no statistics at this t." : NO_PARTNER);
 const rowsOf = (all) => all.map((one) => one.row).filter(Boolean);
@@ -253,7 +243,7 @@ function drawOffsets({ layer, row, t, name, all }) {
         key + 0.4,
         0,
         shares[i],
-        key > 0 ? "#D55E00" : key < 0 ? "#0072B2" : "#8C8C8C",
+        key > 0 ? COLOURS.over : key < 0 ? COLOURS.under : COLOURS.equal,
         `${key}: ${percent(shares[i], 2)}`,
       ),
     ),
