@@ -263,7 +263,7 @@ def right_answers(recording: Recording) -> tuple[npt.NDArray[np.bool_] | None, n
 
     Logits are read in blocks: those of a large data set are larger than memory.
     """
-    labels, classes = recording.labels, recording.read("output/snn", slice(0, 0)).shape[2]
+    labels, classes = recording.labels, recording.read("output/snn", slice(0, 1)).shape[2]
     snn = np.empty((recording.samples, recording.timesteps), bool)
     ann = np.empty(recording.samples, bool) if recording.has_ann else None
     step = max(1, LOGITS_AT_ONCE // (recording.timesteps * classes))

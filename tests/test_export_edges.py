@@ -27,6 +27,7 @@ from probe import exporting
 from probe.errors import ProbeError
 from probe.exporting import BLOCK_BYTES, parse_samples
 from probe.plots.saving import save
+from probe.session import plan
 from probe.tables import csv_text, flat_rows
 from probe.writing import replacing
 from tests.conftest import ROOT
@@ -423,3 +424,20 @@ def test_rows_of_commands_that_run_a_network(run: Run) -> None:
     assert [row["mode"] for row in found] == ["ann", "snn", *MODES, *MODES]
     assert "`surrogate` one a surrogate" in PAGE
     assert len(rows("surrogate", "torch.sigmoid", "torch.tanh")) == 2
+
+
+@pytest.mark.slow
+def test_a_hundred_parts_are_exported_and_counted(tmp_path: Path) -> None:
+    """HDF5 fails where nothing is to be read of so many parts."""
+    options: dict[str, Any] = {"samples": 100, "batch_size": 1, "timesteps": 2, "record": "counts"}
+    planned = plan("zoo:digits", output=tmp_path / "r.h5", layers=["0"], **options)
+    planned.run(part_bytes=1)
+    with probe.open(tmp_path / "r.h5") as recording:
+        assert len(recording.parts) == 100
+        probe.export(recording, tmp_path / "r.npz")
+        with np.load(tmp_path / "r.npz", allow_pickle=False) as arrays:
+            np.testing.assert_array_equal(arrays["layers/0/spike_count"], recording.layers[0].spike_count)
+        np.testing.assert_array_equal(
+            recording.layers[0].to_xarray()["spike_count"].values, recording.layers[0].spike_count
+        )
+        assert probe.accuracy(recording)["snn"]["2"] > 0.5

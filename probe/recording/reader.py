@@ -536,18 +536,18 @@ class Layer:
         with _reading(self.recording, f"{name} of layer {self.index}"):
             if name == "snn_input":
                 if stored.shape[1] == 1:
-                    raw = stored[samples]
+                    raw = _taken(stored, samples)
                     steps = len(range(self.recording.timesteps)[timesteps])
                     return np.broadcast_to(raw, (len(raw), steps, *self.shape))
-                return np.asarray(stored[samples, timesteps])
+                return np.asarray(_taken(stored, samples, timesteps))
             if name == "snn_spikes":
-                raw = stored[samples, timesteps]
+                raw = _taken(stored, samples, timesteps)
                 if self.info.wide:
                     return np.asarray(raw)
                 return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape)
             if name == "membrane_potential":
-                return np.asarray(stored[samples, timesteps])
-            raw = stored[samples]
+                return np.asarray(_taken(stored, samples, timesteps))
+            raw = _taken(stored, samples)
             if name == "silenced":
                 return unpack(raw, self.neurons).reshape(*raw.shape[:-1], *self.shape).astype(bool)
             if name == "ann_output" and self.info.encodes:
@@ -684,6 +684,13 @@ class Layer:
         with _reading(self.recording, f"statistics of layer {self.index}"):
             spikes: Array = self._statistics["spikes_per_neuron"][()]
         return spikes
+
+
+def _taken(stored: h5py.Dataset, samples: Any, *more: slice) -> Array:
+    """A part of a dataset; nothing of it without HDF5, which cannot read nothing of a hundred parts."""
+    if isinstance(samples, slice) and not range(len(stored))[samples]:
+        return np.empty((0, *stored.shape[1:]), stored.dtype)[(ALL, *more)]
+    return np.asarray(stored[(samples, *more)])
 
 
 def decode_levels(k: Array, info: LayerInfo) -> Array:
